@@ -1,0 +1,41 @@
+"""What several test files share."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from univid import config
+
+
+@pytest.fixture(scope="session")
+def small_checkpoint(tmp_path_factory):
+    """A native checkpoint of the tiny architecture, narrower, with every weight drawn at random.
+
+    Its profile asks for 3 frames of 32 x 32 in 2 steps, so that a clip takes a fraction of a second.
+    """
+    from univid.checkpoints.native import meta_modules, save
+    from univid.model import UniVid
+
+    tiny = config.PRESETS["tiny"]
+    small = dataclasses.replace(
+        tiny,
+        unet=dataclasses.replace(
+            tiny.unet, model_channels=16, channel_mult=(1, 2, 2, 2), head_channels=16, norm_groups=8,
+            context_dim=32, image_stream=dataclasses.replace(tiny.unet.image_stream, width=32),
+        ),
+        vae=dataclasses.replace(tiny.vae, channels=8, channel_mult=(1, 1, 2, 2)),
+        text=dataclasses.replace(tiny.text, width=32, layers=2, embed_dim=32),
+        vision=dataclasses.replace(tiny.vision, width=32, layers=1, embed_dim=32),
+    )  # fmt: skip
+    profile = dataclasses.replace(config.PROFILES["tiny"], frames=3, height=32, width=32, steps=2)
+    generator = torch.Generator().manual_seed(0)
+    parts = meta_modules(small)
+    for part in parts.values():
+        part.to_empty(device="cpu")
+        for parameter in part.parameters():
+            fan_in = parameter[0].numel() if parameter.dim() > 1 else 100
+            parameter.data.normal_(std=fan_in**-0.5, generator=generator)
+    path = tmp_path_factory.mktemp("checkpoint") / "small.safetensors"
+    save(path, UniVid(small, profile, info={"source": "random weights of a test"}, **parts))
+    return path

@@ -1,0 +1,377 @@
+"""The training loop: exact resume, untouched groups, accumulation, non-finite steps, the run's folder."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from training import report
+from training.config import OptimConfig, Recipe
+from training.loop import train
+from training.report import draw, read, smooth
+from training.rng import generator
+from training.state import load, newest
+from training.task import MicroBatch
+
+ROOT = Path(__file__).parents[1]
+OPTIM = OptimConfig(lr=3e-2, warmup_steps=5, ema_decay=0.9)
+RECIPE = Recipe("toy", "regression", 3, 40, {"sample": 16}, OPTIM, save_every=7, validate_every=10)
+
+
+class Regression:
+    """Learn y = sin(x) with dropout, from data made of (seed, step) alone."""
+
+    def __init__(self, recipe=RECIPE, parts=1, pause=0.0, broken=()):
+        torch.manual_seed(1)
+        self.module = nn.Sequential(nn.Linear(4, 24), nn.Tanh(), nn.Dropout(0.1), nn.Linear(24, 4))
+        self.recipe, self.parts, self.pause, self.broken = recipe, parts, pause, broken
+
+    def parameter_groups(self):
+        return [
+            {"name": "first", "params": list(self.module[0].parameters()), "lr_scale": 0.5},
+            {"name": "last", "params": list(self.module[3].parameters()), "weight_decay": 0.0},
+        ]
+
+    def micro_batches(self, step):
+        time.sleep(self.pause)
+        x = torch.randn(self.recipe.batch["sample"], 4, generator=generator(self.recipe.seed, "x", step))
+        if step in self.broken:
+            x[0, 0] = torch.inf
+        for part in x.chunk(self.parts):
+            yield MicroBatch("sample", 1 / self.parts, part)
+
+    def loss(self, x):
+        error = self.module(x) - torch.sin(x)
+        return error.square().mean(), {"error": error.detach().abs().mean()}
+
+    def validate(self, module):
+        x = torch.linspace(-1, 1, 32).reshape(8, 4)
+        return {"error": (module(x) - torch.sin(x)).abs().mean().item()}
+
+
+class TwoModalities:
+    """Images train only the spatial part; videos also the temporal one, which starts at random."""
+
+    def __init__(self, recipe, weights, video_until=10**9):
+        torch.manual_seed(2)
+        self.module = nn.ModuleDict({"spatial": nn.Linear(4, 4), "temporal": nn.Linear(4, 4)})
+        self.recipe, self.weights, self.video_until = recipe, weights, video_until
+
+    def parameter_groups(self):
+        return [{"name": name, "params": list(part.parameters())} for name, part in self.module.items()]
+
+    def micro_batches(self, step):
+        for name, weight in self.weights.items():
+            if name == "image" or step < self.video_until:
+                yield MicroBatch(name, weight, (name, torch.randn(8, 4, generator=generator(0, name, step))))
+
+    def loss(self, batch):
+        name, x = batch
+        y = self.module["spatial"](x)
+        if name == "video":
+            y = y + self.module["temporal"](x)
+        return (y - x.flip(-1)).square().mean(), {}
+
+    def validate(self, module):
+        return {}
+
+
+def run(folder, recipe=RECIPE, task=None, **options):
+    return load(train(recipe, task or Regression(recipe), folder, progress=False, **options))
+
+
+def same(a, b) -> bool:
+    """Equal nested dicts and lists, tensors bit for bit."""
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, list):
+        return len(a) == len(b) and all(map(same, a, b))
+    return a == b
+
+
+def assert_same_run(a: Path, b: Path):
+    """Loss list byte for byte; weights, EMA and optimizer of the newest state bit for bit."""
+    assert (a / "metrics.jsonl").read_bytes() == (b / "metrics.jsonl").read_bytes()
+    for part in ("model", "ema", "optimizer"):
+        assert same(newest(a)[part], newest(b)[part]), part
+
+
+@pytest.fixture(autouse=True, scope="module")
+def no_pictures():
+    """Drawing takes longer than a toy run; its own test draws."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(report, "draw", lambda folder: None)
+        yield
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The folder of an uninterrupted run."""
+    folder = tmp_path_factory.mktemp("whole")
+    run(folder)
+    return folder
+
+
+def test_it_learns_and_leaves_a_complete_folder(whole):
+    rows = read(whole / "metrics.jsonl")
+    assert [row["step"] for row in rows] == list(range(1, 41))
+    assert sum(row["loss"] for row in rows[-5:]) < 0.9 * sum(row["loss"] for row in rows[:5])
+    assert rows[39]["valid/error"] < rows[9]["valid/error"] and "valid/error" not in rows[38]
+    assert {"lr", "grad_norm", "sample/loss", "sample/error"} < rows[0].keys()
+    names = {path.name for path in whole.iterdir()}
+    states = {"step_00000035.pt", "step_00000040.pt", "final.pt"}
+    assert names == states | {"config.json", "metrics.jsonl"}
+    final = load(whole / "final.pt")
+    assert final["step"] == 40 and final["recipe"] == RECIPE.to_dict() and "optimizer" not in final
+
+
+def test_the_loss_curve_is_drawn(tmp_path):
+    pytest.importorskip("matplotlib")
+    draw(tmp_path)
+    assert not list(tmp_path.iterdir())
+    rows = [{"step": step, "loss": 1 / step, "image/loss": 2 / step} for step in range(1, 50)]
+    rows[9] |= {"loss": None, "valid/psnr": 20.0}
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    draw(tmp_path)
+    assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG")
+    assert smooth([3.0] * 500) == pytest.approx([3.0] * 500) and smooth([1.0, 5.0]) == [1.0, 5.0]
+
+
+def test_learning_rate_and_ema_are_functions_of_the_step(whole):
+    rates = [row["lr"] for row in read(whole / "metrics.jsonl")]
+    assert rates[:5] == pytest.approx([6e-3, 12e-3, 18e-3, 24e-3, 30e-3])
+    assert rates[5:] == sorted(rates[5:], reverse=True) and 0 < rates[-1] < 1e-4 < rates[-5]
+    linear = dataclasses.replace(OPTIM, decay="linear")
+    assert linear.learning_rate(22, 40) == pytest.approx(3e-2 * (1 - 17 / 35))
+    assert dataclasses.replace(OPTIM, decay="constant").learning_rate(39, 40) == 3e-2
+    assert OPTIM.ema_decay_at(0) == 0.1 and OPTIM.ema_decay_at(10**6) == 0.9
+
+
+def test_weights_equal_a_loop_written_out(whole):
+    """An independent loop: torch's AdamW without groups of ours, EMA by its definition."""
+    task = Regression()
+    parameters = list(task.module.parameters())
+    groups = [
+        {"params": parameters[:2], "weight_decay": 0.01},
+        {"params": parameters[2:], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=1.0, foreach=False)
+    ema = [p.detach().clone() for p in parameters]
+    task.module.eval()  # dropout drawn from the global generator cannot be had from outside
+    recipe = dataclasses.replace(RECIPE, name="no dropout")
+    for step in range(recipe.steps):
+        ((_, _, x),) = task.micro_batches(step)
+        optimizer.zero_grad()
+        task.loss(x)[0].backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        rate = OPTIM.learning_rate(step, recipe.steps)
+        groups[0]["lr"], groups[1]["lr"] = 0.5 * rate, rate
+        for group, settings in zip(optimizer.param_groups, groups, strict=True):
+            group["lr"] = settings["lr"]
+        optimizer.step()
+        decay = min(0.9, (1 + step) / (10 + step))
+        ema = [decay * e + (1 - decay) * p.detach() for e, p in zip(ema, parameters, strict=True)]
+
+    looped = Regression()
+    looped.module[2].p = 0.0
+    final = run(whole.parent / "no_dropout", recipe, looped)
+    torch.testing.assert_close(list(final["model"].values()), [p.detach() for p in parameters])
+    torch.testing.assert_close(list(final["ema"].values()), ema)
+    with pytest.raises(AssertionError):
+        torch.testing.assert_close(load(whole / "final.pt")["model"], final["model"])
+
+
+@pytest.mark.parametrize("cut", [1, 7, 23])
+def test_a_stopped_run_continues_exactly(whole, tmp_path, cut):
+    class Stopping(Regression):
+        def micro_batches(self, step):
+            if step == cut - 1:
+                signal.raise_signal(signal.SIGTERM)
+            return super().micro_batches(step)
+
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit, match=f"SIGTERM at step {cut}, all is saved"):
+        run(tmp_path, task=Stopping())
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert newest(tmp_path)["step"] == cut
+    run(tmp_path)
+    assert_same_run(tmp_path, whole)
+
+
+def test_a_crashed_run_drops_the_rows_after_its_last_state(whole, tmp_path):
+    class Crashing(Regression):
+        def micro_batches(self, step):
+            if step == 18:
+                raise KeyError("crash")
+            return super().micro_batches(step)
+
+    with pytest.raises(KeyError):
+        run(tmp_path, task=Crashing())
+    assert len(read(tmp_path / "metrics.jsonl")) == 18 and newest(tmp_path)["step"] == 14
+    run(tmp_path)
+    assert_same_run(tmp_path, whole)
+
+
+def test_a_killed_process_continues_exactly(whole, tmp_path):
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    child = subprocess.Popen([sys.executable, __file__, str(tmp_path)], env=environment)
+    try:
+        while len(read(tmp_path / "metrics.jsonl")) < 16:
+            assert child.poll() is None, "the child ended before it was killed"
+            time.sleep(0.02)
+    finally:
+        child.kill()
+        child.wait()
+    assert not (tmp_path / "final.pt").exists()
+    run(tmp_path)
+    assert_same_run(tmp_path, whole)
+
+
+def test_half_written_and_damaged_states_are_ignored(whole, tmp_path, caplog):
+    run(tmp_path, dataclasses.replace(RECIPE, steps=21))
+    good = (tmp_path / "step_00000021.pt").read_bytes()
+    (tmp_path / ".partial_step_00000028.pt").write_bytes(good[:100])
+    (tmp_path / "step_00000028.pt").write_bytes(good[: len(good) // 2])
+    (tmp_path / "step_00000035.pt").write_bytes(b"")
+    assert newest(tmp_path)["step"] == 21
+    assert "step_00000035.pt is incomplete" in caplog.text and "step_00000028.pt is incomplete" in caplog.text
+    with open(tmp_path / "metrics.jsonl", "a") as file:
+        file.write('{"step": 22, "lo')
+    run(tmp_path)
+    assert [row["step"] for row in read(tmp_path / "metrics.jsonl")] == list(range(1, 41))
+    assert newest(tmp_path)["step"] == 40
+
+
+def test_a_finished_run_is_left_as_it_is_and_more_steps_extend_it(tmp_path):
+    constant = dataclasses.replace(RECIPE, optim=dataclasses.replace(OPTIM, decay="constant"))
+    run(tmp_path / "whole", constant)
+    for steps in (20, 20, 40):
+        assert run(tmp_path / "extended", dataclasses.replace(constant, steps=steps))["step"] == steps
+    assert_same_run(tmp_path / "extended", tmp_path / "whole")
+    assert json.loads((tmp_path / "extended" / "config.json").read_text())["steps"] == 40
+    with pytest.raises(ValueError, match="at step 40, beyond the 30 steps"):
+        run(tmp_path / "extended", dataclasses.replace(constant, steps=30))
+
+
+def test_other_settings_in_the_same_folder_are_refused(whole):
+    optim = dataclasses.replace(OPTIM, lr=0.5, betas=(0.9, 0.95))
+    before = (whole / "config.json").read_bytes()
+    with pytest.raises(
+        ValueError, match=r"other settings \(optim.betas, optim.lr, options.data\); take another"
+    ):
+        run(whole, dataclasses.replace(RECIPE, optim=optim, options={"data": 1}))
+    assert (whole / "config.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("weights", [{"image": 1.0}, {"image": 1.0, "video": 0.0}])
+def test_a_part_without_gradient_stays_bit_identical(tmp_path, weights):
+    recipe = dataclasses.replace(RECIPE, optim=dataclasses.replace(OPTIM, weight_decay=0.5))
+    start = {k: v.clone() for k, v in TwoModalities(recipe, weights).module.state_dict().items()}
+    run(tmp_path, recipe, TwoModalities(recipe, weights))
+    saved = newest(tmp_path)
+    for key, value in start.items():
+        for part in ("model", "ema"):
+            assert torch.equal(saved[part][key], value) == key.startswith("temporal")
+    assert set(saved["optimizer"]["state"]) == {0, 1}  # the temporal part's moments were never made
+
+
+def test_a_part_whose_gradient_stops_keeps_its_optimizer_state_and_ema(tmp_path):
+    weights = {"image": 0.5, "video": 2.0}
+    at_ten = dataclasses.replace(RECIPE, steps=10, optim=dataclasses.replace(OPTIM, decay="constant"))
+    run(tmp_path, at_ten, TwoModalities(at_ten, weights, video_until=10))
+    early = newest(tmp_path)
+    rows = read(tmp_path / "metrics.jsonl")
+    for row in rows:
+        assert row["loss"] == pytest.approx(0.5 * row["image/loss"] + 2 * row["video/loss"], rel=1e-5)
+    at_forty = dataclasses.replace(at_ten, steps=40)
+    run(tmp_path, at_forty, TwoModalities(at_forty, weights, video_until=10))
+    late = newest(tmp_path)
+    for part in ("model", "ema"):
+        for key, value in early[part].items():
+            assert torch.equal(late[part][key], value) == key.startswith("temporal")
+    early, late = early["optimizer"]["state"], late["optimizer"]["state"]
+    for index, moments in early.items():
+        for key, value in moments.items():
+            assert torch.equal(late[index][key], value) == (index in (2, 3))
+    assert late[0]["step"] == 40 and late[2]["step"] == 10
+
+
+def test_accumulation_equals_the_larger_batch(tmp_path):
+    finals = []
+    for parts in (1, 4):
+        task = Regression(parts=parts)
+        task.module[2].p = 0.0
+        finals.append(run(tmp_path / str(parts), task=task))
+    torch.testing.assert_close(finals[0]["model"], finals[1]["model"])
+    torch.testing.assert_close(finals[0]["ema"], finals[1]["ema"])
+    rows = [read(tmp_path / parts / "metrics.jsonl") for parts in "14"]
+    for one, four in zip(*rows, strict=True):
+        assert one == pytest.approx(four, rel=1e-4)
+
+
+def test_a_non_finite_step_is_skipped_and_counted(tmp_path):
+    task = Regression(broken=(12, 30))
+    final = run(tmp_path, task=task)
+    rows = read(tmp_path / "metrics.jsonl")
+    assert {row["step"]: row["skipped"] for row in rows if "skipped" in row} == {13: 1, 31: 2}
+    assert rows[12]["loss"] is None and final["skipped"] == 2 and final["skipped_in_a_row"] == 0
+    assert all(tensor.isfinite().all() for part in ("model", "ema") for tensor in final[part].values())
+    assert newest(tmp_path)["optimizer"]["state"][0]["step"] == 38
+
+
+def test_non_finite_steps_in_a_row_stop_the_run(tmp_path):
+    recipe = dataclasses.replace(RECIPE, max_skipped=3)
+    with pytest.raises(FloatingPointError, match="not finite in 3 steps in a row, up to step 18"):
+        run(tmp_path, recipe, Regression(recipe, broken=(15, 16, 17, 18)))
+    assert newest(tmp_path)["step"] == 14
+
+
+def test_autocast_computes_in_bfloat16_and_keeps_float32_weights(tmp_path):
+    recipe = dataclasses.replace(RECIPE, dtype="bfloat16")
+    seen = []
+
+    class Watching(Regression):
+        def loss(self, x):
+            seen.append(self.module(x).dtype)
+            return super().loss(x)
+
+    final = run(tmp_path, recipe, Watching(recipe))
+    assert set(seen) == {torch.bfloat16}
+    assert all(tensor.dtype == torch.float32 for tensor in final["model"].values())
+
+
+def test_generators_are_functions_of_their_key():
+    def draw(*key):
+        return torch.rand(4, generator=generator(*key)).tolist()
+
+    torch.rand(3)
+    assert draw(1, "noise", 5) == draw(1, "noise", 5)
+    others = [draw(2, "noise", 5), draw(1, "timestep", 5), draw(1, "noise", 6), draw(11, "noise", 5)]
+    assert all(draw(1, "noise", 5) != other for other in others)
+    assert (
+        draw(1, "noise", 0) == pytest.approx(draw(1, "noise", 0))
+        and generator(0, "a", 0).device.type == "cpu"
+    )
+
+
+def test_bad_settings_are_one_sentence():
+    with pytest.raises(ValueError, match="decay must be one of"):
+        OptimConfig(lr=1e-3, decay="step")
+    with pytest.raises(ValueError, match="lr and clip_norm must be above 0"):
+        OptimConfig(lr=float("nan"))
+    with pytest.raises(ValueError, match="must be at least 1"):
+        dataclasses.replace(RECIPE, steps=0)
+
+
+if __name__ == "__main__":  # the process that test_a_killed_process_continues_exactly kills
+    train(RECIPE, Regression(pause=0.05), Path(sys.argv[1]), progress=False)

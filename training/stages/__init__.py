@@ -1,0 +1,1 @@
+"""One file a stage: what is trained, on what, against which loss."""

@@ -1,0 +1,88 @@
+"""Stage: the autoencoder on single frames of the procedural set."""
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from training.config import Recipe
+from training.data import shapes
+from training.metrics.scorer import agreement, read
+from training.rng import generator
+from training.task import MicroBatch
+from univid.config import PRESETS
+from univid.vae import Autoencoder
+
+VALIDATION_SEED = 999_983
+
+
+class AutoencoderTask:
+    """Reconstruction (L1 + squared error) and a light KL, which keeps the latents smooth for the U-Net."""
+
+    def __init__(self, recipe: Recipe, root: Path):
+        self.recipe = recipe
+        torch.manual_seed(recipe.seed)
+        self.module = Autoencoder(PRESETS[recipe.options["preset"]].vae)
+
+    def parameter_groups(self) -> list[dict]:
+        return [{"name": "vae", "params": list(self.module.parameters())}]
+
+    def micro_batches(self, step: int) -> Iterator[MicroBatch]:
+        size = self.recipe.batch["image"]
+        indices = range(step * size, (step + 1) * size)
+        yield MicroBatch("image", 1.0, (step, indices))
+
+    def loss(self, batch: tuple[int, range]) -> tuple[Tensor, dict[str, Tensor]]:
+        step, indices = batch
+        frames, _ = shapes.batch(indices, seed=self.recipe.seed, scenes=shapes.SCENES, stills=True)
+        images = rearrange(shapes.to_video(frames), "b c 1 h w -> b c h w")
+        mean, logvar = self.module.encode_moments(images)
+        noise = torch.randn(mean.shape, generator=generator(self.recipe.seed, "posterior", step))
+        latents = mean + (logvar / 2).exp() * noise
+        error = self.module.decode_images(self.module.config.scale * latents).float() - images
+        # The plain background fills nine tenths of a frame; the shape, which is saturated, has to count.
+        chroma = images.amax(1, keepdim=True) - images.amin(1, keepdim=True)
+        error = error * (1 + 2 * (chroma > 0.1))
+        l1, l2 = error.abs().mean(), error.square().mean()
+        kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).float().mean()
+        return l1 + l2 + self.recipe.options["kl_weight"] * kl, {"l1": l1.detach(), "kl": kl.detach()}
+
+    def validate(self, module: Autoencoder) -> dict[str, float]:
+        return reconstruction_figures(module, clips=36)
+
+
+@torch.no_grad()
+def reconstruction_figures(vae: Autoencoder, clips: int) -> dict[str, float]:
+    """PSNR (dB) and the scorer's agreement, over the words, on reconstructions of true clips."""
+    squared, right = 0.0, []
+    for index in range(clips):
+        truth, scene = shapes.clip(index, seed=VALIDATION_SEED, scenes=shapes.SCENES)
+        video = shapes.to_video(torch.from_numpy(truth)[None])
+        decoded = vae.decode(vae.encode(video)).clamp(-1, 1)
+        squared += (decoded - video).square().mean().item() / 4 / clips
+        pixels = rearrange(decoded, "1 c t h w -> t h w c").add(1).mul(127.5).round().byte().numpy()
+        right.append(agreement(read(pixels), scene))
+    words = {word: sum(r[word] for r in right) / clips for word in right[0]}
+    return {"psnr": -10 * math.log10(squared)} | words
+
+
+@torch.no_grad()
+def fold_scale(vae: Autoencoder, images: Tensor) -> None:
+    """Give each latent channel mean 0 and, after `scale`, deviation 1 over `images` `[n 3 h w]`.
+
+    Factor and offset go into `quant_conv` and `post_quant_conv`, so that the fixed scale 0.18215 of Stable
+    Diffusion, which hosts assume, is right for this autoencoder too. Reconstructions stay as they are.
+    """
+    mean, _ = vae.encode_moments(images)
+    shift = mean.mean((0, 2, 3))
+    gain = 1 / (vae.config.scale * (mean - shift[:, None, None]).std((0, 2, 3)))
+    channels = vae.config.latent_channels
+    out, into = vae.quant_conv, vae.post_quant_conv
+    out.bias[:channels] = (out.bias[:channels] - shift) * gain
+    out.weight[:channels] *= gain[:, None, None, None]
+    out.bias[channels:] += 2 * gain.log()
+    into.bias += into.weight[:, :, 0, 0] @ shift
+    into.weight /= gain[None, :, None, None]

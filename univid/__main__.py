@@ -1,0 +1,282 @@
+"""`python -m univid`: the commands. Arguments are in cli.py; torch is imported only when a command runs."""
+
+import argparse
+import dataclasses
+import logging
+import sys
+import time
+import traceback
+from pathlib import Path
+
+from .cli import build_parser
+
+PROG = "univid"
+SAMPLE = Path(__file__).parent / "assets" / "sample.png"
+DEFAULT_DENOISE = 0.6
+
+# name: (prompt, whether the sample picture is used). The sample picture shows a blue square on white.
+DEMOS = {
+    "text-to-video": ("a red circle moves left on a black background", False),
+    "image-to-video": ("", True),
+    "text-and-image-to-video": ("a blue square moves up on a white background", True),
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; the exit status: 0 done, 2 an error (one line on stderr), 130 interrupted."""
+    argv = sys.argv[1:] if argv is None else argv
+    logging.basicConfig(format=f"{PROG}: %(levelname)s: %(message)s")
+    try:
+        args = build_parser().parse_args(argv)
+        COMMANDS[args.command](args)
+    except KeyboardInterrupt:
+        print(f"{PROG}: interrupted; no unfinished file was left.", file=sys.stderr)
+        return 130
+    except Exception as error:
+        if "--debug" in argv:
+            traceback.print_exc()
+        print(f"{PROG}: error: {_one_line(error)}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def generate(args: argparse.Namespace) -> None:
+    from .pipeline import generate as run
+    from .sheet import contact_sheet, save_sheet
+    from .video import check_output, read_image, write_video
+
+    _refuse_idle(args)
+    check_output(args.out, args.fps)
+    if args.sheet:
+        _check_png(args.sheet)
+    image = None if args.image is None else read_image(args.image)
+    model = _load(args)
+    clip, clip_fps = (None, None) if args.video is None else _read_source(args, model.profile)
+    fps = next(rate for rate in (args.fps, clip_fps, model.profile.fps) if rate is not None)
+    check_output(args.out, fps)
+    size = {} if clip is not None else {"frames": args.frames, "height": args.height, "width": args.width}
+    started = time.perf_counter()
+    with ProgressBars() as progress:
+        video = run(
+            model,
+            args.prompt,
+            image,
+            text_weight=args.text_weight,
+            image_weight=1.0 if args.image_weight is None else args.image_weight,
+            video=clip,
+            denoise=1.0 if clip is None else DEFAULT_DENOISE if args.denoise is None else args.denoise,
+            callback=progress,
+            **_common(args, model.profile),
+            **size,
+        )
+    write_video(video, args.out, fps)
+    _, _, t, h, w = video.shape
+    print(f"{args.out}: {t} frames of {w} x {h}, {fps:g} fps, in {time.perf_counter() - started:.1f} s")
+    if args.sheet:
+        save_sheet(contact_sheet(video, title=_title(args.prompt, args.image), reference=image), args.sheet)
+        print(f"{args.sheet}: all frames")
+
+
+def sweep(args: argparse.Namespace) -> None:
+    from .pipeline import generate as run
+    from .sheet import save_sheet, sweep_sheet
+    from .video import read_image
+
+    _refuse_idle(args)
+    _check_png(args.out)
+    image = read_image(args.image)
+    model = _load(args)
+    common = _common(args, model.profile)
+    grid = []
+    for row, text_weight in enumerate(args.text_weights):
+        clips = []
+        for column, image_weight in enumerate(args.image_weights):
+            number = row * len(args.image_weights) + column + 1
+            with ProgressBars(f"{number}/{len(args.text_weights) * len(args.image_weights)} ") as progress:
+                clips.append(
+                    run(
+                        model,
+                        args.prompt,
+                        image,
+                        text_weight=text_weight,
+                        image_weight=image_weight,
+                        frames=args.frames,
+                        height=args.height,
+                        width=args.width,
+                        callback=progress,
+                        **common,
+                    )
+                )
+        grid.append(clips)
+    page = sweep_sheet(
+        grid,
+        title=args.prompt,
+        row_labels=[f"text {weight:g}" for weight in args.text_weights],
+        column_labels=[f"picture {weight:g}" for weight in args.image_weights],
+        reference=image,
+    )
+    save_sheet(page, args.out)
+    print(f"{args.out}: text weight a row, picture weight a column")
+
+
+def demo(args: argparse.Namespace) -> None:
+    from .pipeline import generate as run
+    from .sheet import contact_sheet, save_sheet
+    from .video import check_output, read_image, write_video
+
+    folder = Path(args.out)
+    model = _load(args)
+    picture = read_image(SAMPLE)
+    for name in DEMOS:
+        check_output(folder / f"{name}.mp4", model.profile.fps)
+    for name, (prompt, with_picture) in DEMOS.items():
+        image = picture if with_picture else None
+        with ProgressBars(f"{name}: ") as progress:
+            video = run(model, prompt, image, callback=progress)
+        write_video(video, folder / f"{name}.mp4", model.profile.fps)
+        page = contact_sheet(video, title=_title(prompt, SAMPLE if with_picture else None), reference=image)
+        save_sheet(page, folder / f"{name}.png")
+        print(f"{folder / name}.mp4 and .png: {_title(prompt, SAMPLE if with_picture else None)}")
+
+
+def inspect(args: argparse.Namespace) -> None:
+    from .checkpoints import describe
+
+    print(describe(args.checkpoint))
+
+
+def inflate(args: argparse.Namespace) -> None:
+    from .checkpoints import inflate as run
+
+    run(args.source, args.out, vision=args.vision, prediction=args.prediction, seed=args.seed)
+    print(f"{args.out}: inflated from {args.source}; see `python -m univid inspect {args.out}`")
+
+
+COMMANDS = {"generate": generate, "sweep": sweep, "demo": demo, "inspect": inspect, "inflate": inflate}
+
+
+class ProgressBars:
+    """A `generate` callback that shows one bar a stage on stderr."""
+
+    def __init__(self, prefix: str = ""):
+        self.prefix, self.stage, self.bar = prefix, None, None
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        from tqdm import tqdm
+
+        if stage != self.stage:
+            self.close()
+            units = {"sample": "step", "decode": "frame"}
+            self.stage = stage
+            self.bar = tqdm(
+                total=total, desc=f"{self.prefix}{stage}", unit=units.get(stage, ""), file=sys.stderr
+            )
+        self.bar.update(done - self.bar.n)
+
+    def close(self) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+
+def _load(args: argparse.Namespace):
+    import torch
+
+    from .checkpoints import load
+
+    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    best = accelerator or torch.device("cpu")
+    try:
+        device = best if args.device == "auto" else torch.device(args.device)
+    except RuntimeError as error:
+        raise ValueError(f"device must be 'auto', 'cpu' or '{best}', got {args.device!r}.") from error
+    if device.type not in ("cpu", best.type):
+        raise ValueError(f"this machine has no device {args.device!r}; give 'auto' or '{best}'.")
+    names = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+    dtype = names.get(args.dtype, torch.float32 if device.type == "cpu" else torch.bfloat16)
+    return load(args.checkpoint, device=device, dtype=dtype)
+
+
+def _common(args: argparse.Namespace, profile) -> dict:
+    """What generate and sweep hand on alike."""
+    from .pipeline import profile_guider
+
+    asked = {
+        "guidance": args.guidance,
+        "guidance_scale": args.guidance_scale,
+        "text_guidance": args.text_guidance,
+        "image_guidance": args.image_guidance,
+        "guidance_rescale": args.guidance_rescale,
+    }
+    profile = dataclasses.replace(
+        profile, **{name: value for name, value in asked.items() if value is not None}
+    )
+    kind, idle = profile.guidance, ("text_guidance", "image_guidance")
+    for name in idle if kind == "joint" else ("guidance_scale",):
+        if asked[name] is not None:
+            raise ValueError(f"--{name.replace('_', '-')} does nothing with {kind} guidance; see --guidance.")
+    return {
+        "negative": args.negative,
+        "guidance": profile_guider(profile),
+        "steps": args.steps,
+        "sampler": args.sampler,
+        "sigma_schedule": args.schedule,
+        "seed": args.seed,
+    }
+
+
+def _refuse_idle(args: argparse.Namespace) -> None:
+    """Nothing that was asked for is silently without effect."""
+    if args.image is None and not args.prompt.strip():
+        raise ValueError("expected --prompt, --image or both, got neither; say what the video shall show.")
+    if args.command == "generate":
+        if args.image_weight is not None and args.image is None:
+            raise ValueError("--image-weight needs a picture; give --image too.")
+        if args.denoise is not None and args.video is None:
+            raise ValueError("--denoise needs a video to start from; give --video too.")
+
+
+def _read_source(args: argparse.Namespace, profile):
+    """The frames of --video at the size asked for, and their frames per second."""
+    from .video import fit, read_video
+
+    size = {"height": args.height, "width": args.width}
+    for name, value in {"frames": args.frames, **size}.items():
+        if value is not None and value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}.")
+    clip, fps = read_video(args.video, frames=args.frames or profile.frames)
+    if args.frames and clip.shape[2] < args.frames:
+        raise ValueError(
+            f"{args.video} has {clip.shape[2]} frames, fewer than --frames {args.frames}; ask for fewer."
+        )
+    return fit(clip, size["height"] or profile.height, size["width"] or profile.width), fps
+
+
+def _check_png(path: str) -> None:
+    from .video import check_file_output
+
+    if Path(path).suffix.lower() != ".png":
+        raise ValueError(f"expected a picture name ending in .png, got {path}.")
+    check_file_output(path)
+
+
+def _title(prompt: str, image: str | Path | None) -> str:
+    return prompt or f"picture {Path(image).name}, no text"
+
+
+def _one_line(error: Exception) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, (ValueError, FloatingPointError)):
+        return text
+    if isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text:
+        return "not enough memory; ask for fewer frames, or a smaller height and width."
+    return f"{type(error).__name__}: {text} (--debug shows where)"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,134 @@
+"""UniVid's block (eq. 5): STBlock = PSTConv -> SelfAttn -> PSTAttn -> CrossAttn_Dual -> TemAttn.
+
+`ResBlock` holds the PSTConv part, `SpatialTransformer` the rest; TemAttn hangs on it as `temporal`, so that the
+trunk keeps Stable Diffusion's module indices and its LoRAs and checkpoints map onto it.
+"""
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+from torch.nn.functional import interpolate
+
+from .layers import Context, DualCrossAttention, FeedForward, Layers, PSTAttention, PSTConv, SelfAttention
+
+
+class ResBlock(nn.Module):
+    """Stable Diffusion's residual block with a temporal convolution after each of its two convolutions."""
+
+    def __init__(self, make: Layers, channels: int, out_channels: int, embedding: int, groups: int, kernel: int | None):
+        super().__init__()
+        self.in_layers = nn.Sequential(
+            make.GroupNorm(groups, channels), nn.SiLU(), make.Conv2d(channels, out_channels, 3, padding=1)
+        )
+        self.emb_layers = nn.Sequential(nn.SiLU(), make.Linear(embedding, out_channels))
+        self.out_layers = nn.Sequential(
+            make.GroupNorm(groups, out_channels),
+            nn.SiLU(),
+            nn.Identity(),
+            make.Conv2d(out_channels, out_channels, 3, padding=1),
+        )
+        same = channels == out_channels
+        self.skip_connection = nn.Identity() if same else make.Conv2d(channels, out_channels, 1)
+        if kernel is not None:
+            self.in_temporal = PSTConv(make, out_channels, kernel)
+            self.out_temporal = PSTConv(make, out_channels, kernel)
+        self.has_temporal = kernel is not None
+
+    def forward(self, x: Tensor, context: Context) -> Tensor:  # [(b t) c h w]
+        h = self.in_layers(x)
+        if self.has_temporal:
+            h = self.in_temporal(h, context.frames)
+        shift = self.emb_layers(context.embedding).repeat_interleave(context.frames, dim=0)
+        h = self.out_layers(h + shift[..., None, None])
+        if self.has_temporal:
+            h = self.out_temporal(h, context.frames)
+        return self.skip_connection(x) + h
+
+
+class TransformerBlock(nn.Module):
+    """SelfAttn, PSTAttn, CrossAttn_Dual and FeedForward on the tokens of each frame, pre-norm and residual."""
+
+    def __init__(self, make: Layers, width: int, context: int, heads: int, factor: int, pst: bool):
+        super().__init__()
+        self.factor = factor
+        self.norm1 = make.LayerNorm(width)
+        self.attn1 = SelfAttention(make, width, heads)
+        self.norm_pst = make.LayerNorm(width) if pst else None
+        self.pst_attn = PSTAttention(make, width, heads) if pst else None
+        self.norm2 = make.LayerNorm(width)
+        self.attn2 = DualCrossAttention(make, width, context, heads)
+        self.norm3 = make.LayerNorm(width)
+        self.ff = FeedForward(make, width)
+
+    def forward(self, x: Tensor, context: Context) -> Tensor:  # [(b t) s d]
+        x = x + self.attn1(self.norm1(x))
+        if self.pst_attn is not None and context.frames > 1:
+            x = x + self.pst_attn(self.norm_pst(x), context.frames, context.references[self.factor])
+        x = x + self.attn2(self.norm2(x), context, self.factor)
+        return x + self.ff(self.norm3(x))
+
+
+class TemporalTransformer(nn.Module):
+    """TemAttn (eq. 8): attention along time at every position, `(b h w) t d`.
+
+    paper: no position encoding is named; we: none, because the temporal convolutions already give the order.
+    """
+
+    def __init__(self, make: Layers, width: int, heads: int, groups: int):
+        super().__init__()
+        self.norm = make.GroupNorm(groups, width, eps=1e-6)
+        self.proj_in = make.Linear(width, width)
+        self.norm1 = make.LayerNorm(width)
+        self.attn1 = SelfAttention(make, width, heads)
+        self.norm2 = make.LayerNorm(width)
+        self.ff = FeedForward(make, width)
+        self.proj_out = make.Linear(width, width)
+
+    def forward(self, x: Tensor, frames: int) -> Tensor:  # [(b t) c h w]
+        if frames == 1:
+            return x
+        z = self.norm(rearrange(x, "(b t) c h w -> b c t (h w)", t=frames))  # statistics over the whole clip
+        z = self.proj_in(rearrange(z, "b c t s -> (b s) t c"))
+        z = z + self.attn1(self.norm1(z))
+        z = z + self.ff(self.norm2(z))
+        z = rearrange(self.proj_out(z), "(b h w) t c -> (b t) c h w", h=x.shape[-2], w=x.shape[-1])
+        return x + z
+
+
+class SpatialTransformer(nn.Module):
+    """GroupNorm, projection, the transformer block on each frame's tokens, projection; then TemAttn."""
+
+    def __init__(self, make: Layers, width: int, context: int, heads: int, groups: int, factor: int, pst: bool, temporal: bool):
+        super().__init__()
+        self.norm = make.GroupNorm(groups, width, eps=1e-6)
+        self.proj_in = make.Linear(width, width)
+        self.transformer_blocks = nn.ModuleList([TransformerBlock(make, width, context, heads, factor, pst)])
+        self.proj_out = make.Linear(width, width)
+        self.temporal = TemporalTransformer(make, width, heads, groups) if temporal else None
+
+    def forward(self, x: Tensor, context: Context) -> Tensor:  # [(b t) c h w]
+        z = self.proj_in(rearrange(self.norm(x), "n c h w -> n (h w) c"))
+        for block in self.transformer_blocks:
+            z = block(z, context)
+        x = x + rearrange(self.proj_out(z), "n (h w) c -> n c h w", h=x.shape[-2])
+        return x if self.temporal is None else self.temporal(x, context.frames)
+
+
+class Downsample(nn.Module):
+    def __init__(self, make: Layers, channels: int):
+        super().__init__()
+        self.op = make.Conv2d(channels, channels, 3, stride=2, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.op(x)
+
+
+class Upsample(nn.Module):
+    """Nearest to the skip's own height and width, so that odd sizes (45 of a 720p latent) work; then 3x3."""
+
+    def __init__(self, make: Layers, channels: int):
+        super().__init__()
+        self.conv = make.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor, size: torch.Size) -> Tensor:
+        return self.conv(interpolate(x, size=size, mode="nearest"))

@@ -1,0 +1,198 @@
+"""The command line's arguments. Imports no torch, so that --help answers at once."""
+
+import argparse
+
+SAMPLERS = "euler, euler_ancestral, ddim, heun, dpmpp_2m, dpmpp_2m_sde"
+SCHEDULES = "normal, karras, exponential, sgm_uniform, simple, ddim_uniform"
+
+EPILOG = """examples:
+  python -m univid generate --prompt "a red circle moves left on a black background" --out clip.mp4
+  python -m univid generate --image photo.png --out moving.gif --sheet frames.png
+  python -m univid generate --image photo.png --prompt "it grows" --text-weight 0.7 --out both.webm
+  python -m univid sweep --image photo.png --prompt "a red circle moves left" --out grid.png
+"""
+
+
+class Parser(argparse.ArgumentParser):
+    """Reports a wrong argument as one sentence through ValueError, as every other error here."""
+
+    def error(self, message: str):
+        raise ValueError(f"{message}; see `{self.prog} --help`.")
+
+
+def build_parser() -> Parser:
+    """Subcommands generate, sweep, demo, inspect and inflate."""
+    parser = Parser(
+        prog="python -m univid",
+        description="Make videos from text, from a picture, or from both.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, summary: str) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=summary, description=f"{summary}.", allow_abbrev=False)
+        added.add_argument("--debug", action="store_true", help="show the traceback of an error")
+        return added
+
+    generate = command("generate", "Make one clip")
+    _conditions(generate, image_required=False)
+    weights = generate.add_argument_group("balance of text and picture")
+    weights.add_argument(
+        "--text-weight", type=float, default=1.0, metavar="L", help="lambda_t, 0 or more (default: 1)"
+    )
+    weights.add_argument(
+        "--image-weight", type=float, metavar="L", help="lambda_v, 0 or more (default: 1; only with --image)"
+    )
+    _guidance(generate)
+    _sampling(generate)
+    _size(generate)
+    source = generate.add_argument_group("video to video")
+    source.add_argument(
+        "--video",
+        metavar="FILE",
+        help="start from the first frames of this video, cropped at the centre and resized",
+    )
+    source.add_argument(
+        "--denoise", type=float, metavar="D", help="how much of it is made anew, above 0 to 1 (default: 0.6)"
+    )
+    _machine(generate)
+    output = generate.add_argument_group("output")
+    output.add_argument(
+        "--out",
+        required=True,
+        metavar="FILE",
+        help=".mp4, .webm or .gif; a name without suffix becomes a folder of frame_0001.png ...",
+    )
+    output.add_argument("--sheet", metavar="FILE.png", help="also write all frames as one labelled picture")
+
+    sweep = command(
+        "sweep", "Show how text and picture weights steer: a grid of clips as one labelled picture"
+    )
+    _conditions(sweep, image_required=True)
+    grid = sweep.add_argument_group("grid")
+    for name, words in (("text", "lambda_t, one a row"), ("image", "lambda_v, one a column")):
+        grid.add_argument(
+            f"--{name}-weights",
+            type=float,
+            nargs="+",
+            default=[0.0, 0.5, 1.0],
+            metavar="L",
+            help=f"{words} (default: 0 0.5 1)",
+        )
+    _guidance(sweep)
+    _sampling(sweep)
+    _size(sweep)
+    _machine(sweep)
+    sweep.add_argument_group("output").add_argument(
+        "--out", required=True, metavar="FILE.png", help="the picture to write"
+    )
+
+    demo = command(
+        "demo", "Make a clip from text, one from a picture and one from both, with the built-in checkpoint"
+    )
+    demo.add_argument("--out", default="demo", metavar="FOLDER", help="where to write them (default: demo)")
+    _machine(demo)
+
+    inspect = command(
+        "inspect", "Print a checkpoint's parameters by part, sampling profile, source and config"
+    )
+    inspect.add_argument(
+        "checkpoint", metavar="FILE", help="a UniVid checkpoint, 'built-in', or a preset: paper, tiny"
+    )
+
+    inflate = command("inflate", "Make a UniVid checkpoint from Stable Diffusion 2.1")
+    inflate.add_argument(
+        "source",
+        metavar="SD21",
+        help="Stable Diffusion 2.1 or 2.1-base: .safetensors, .ckpt or a diffusers folder",
+    )
+    inflate.add_argument(
+        "--vision", metavar="FILE", help="weights of CLIP ViT-H-14's vision tower for the picture side"
+    )
+    inflate.add_argument(
+        "--prediction",
+        choices=("eps", "v"),
+        help="eps for 2.1-base, v for 2.1; needed for a single file, which does not say",
+    )
+    inflate.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="of the weights that are new (default: 0)"
+    )
+    inflate.add_argument(
+        "--out", required=True, metavar="FILE", help="the checkpoint to write (.safetensors)"
+    )
+    return parser
+
+
+def _conditions(parser: argparse.ArgumentParser, *, image_required: bool) -> None:
+    group = parser.add_argument_group("what the video shows")
+    group.add_argument(
+        "--prompt",
+        default="",
+        required=image_required,
+        metavar="TEXT",
+        help="what happens; at most 75 words or so count",
+    )
+    group.add_argument(
+        "--image",
+        required=image_required,
+        metavar="FILE",
+        help="the picture whose content the video takes up",
+    )
+    group.add_argument("--negative", default="", metavar="TEXT", help="what to stay away from")
+
+
+def _guidance(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("guidance (default: the checkpoint's)")
+    group.add_argument(
+        "--guidance",
+        choices=("joint", "separate", "nested"),
+        help="joint: one scale for text and picture together; separate, nested: one scale each",
+    )
+    group.add_argument(
+        "--guidance-scale", type=float, metavar="W", help="for joint; 1 is none, usual 3 to 10"
+    )
+    group.add_argument("--text-guidance", type=float, metavar="W", help="for separate and nested")
+    group.add_argument("--image-guidance", type=float, metavar="W", help="for separate and nested")
+    group.add_argument(
+        "--guidance-rescale", type=float, metavar="PHI", help="0 to 1; against too strong contrast"
+    )
+
+
+def _sampling(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("sampling (default: the checkpoint's)")
+    group.add_argument("--steps", type=int, metavar="N", help="denoising steps, 1 or more")
+    group.add_argument("--sampler", metavar="NAME", help=SAMPLERS)
+    group.add_argument("--schedule", metavar="NAME", help=f"sigma schedule: {SCHEDULES}")
+    group.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="the same seed gives the same video (default: 0)"
+    )
+
+
+def _size(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("size (default: the checkpoint's)")
+    group.add_argument("--frames", type=int, metavar="N", help="1 or more; 1 is a picture")
+    group.add_argument("--height", type=int, metavar="PIXELS", help="a multiple of 8")
+    group.add_argument("--width", type=int, metavar="PIXELS", help="a multiple of 8")
+    if parser.prog.endswith("generate"):
+        group.add_argument("--fps", type=float, metavar="N", help="frames per second of the file")
+
+
+def _machine(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("model and machine")
+    group.add_argument(
+        "--checkpoint",
+        default="built-in",
+        metavar="FILE",
+        help="a UniVid checkpoint (default: the built-in one)",
+    )
+    group.add_argument(
+        "--device", default="auto", metavar="NAME", help="auto: the accelerator if there is one, else cpu"
+    )
+    group.add_argument(
+        "--dtype",
+        choices=("auto", "fp32", "bf16", "fp16"),
+        default="auto",
+        help="auto: fp32 on cpu, else bf16",
+    )

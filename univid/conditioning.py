@@ -1,0 +1,113 @@
+"""What steers a video: text tokens, image tokens and the modality weights stay separate fields."""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """The conditions of `b` clips of `t` frames.
+
+    text: text tokens `[b n d]`, or per frame `[b t n d]`.
+    image: image tokens `[b m d]` or `[b t m d]`; None = the image stream is off.
+    weights: modality weights `[b 2]` or per frame `[b t 2]`, order (lambda_t, lambda_v).
+    level_weights: multipliers of the weights a level, {f: (text, image)}; a level left out has (1, 1).
+    concat: latents joined to the input along channels, `[b c t h w]`.
+
+    Raises:
+        ValueError: fields whose clips or frames disagree; weights that are negative or not finite; an image
+            weight above zero without image tokens.
+    """
+
+    text: Tensor
+    image: Tensor | None
+    weights: Tensor
+    level_weights: Mapping[int, tuple[float, float]] = field(default_factory=dict)
+    concat: Tensor | None = None
+
+    def __post_init__(self):
+        tensors = {"text": (self.text, (3, 4)), "image": (self.image, (3, 4)), "weights": (self.weights, (2, 3))}
+        frames = set()
+        for name, (tensor, ranks) in tensors.items():
+            if tensor is None:
+                continue
+            if tensor.dim() not in ranks or tensor.shape[0] != self.clips:
+                raise ValueError(
+                    f"{name} must have {ranks[0]} or {ranks[1]} dimensions, the first {self.clips} clips, "
+                    f"got shape {tuple(tensor.shape)}."
+                )
+            if tensor.dim() == ranks[1]:
+                frames.add(tensor.shape[1])
+        if len(frames) > 1:
+            raise ValueError(f"per-frame conditions must agree on the number of frames, got {sorted(frames)}.")
+        if self.weights.shape[-1] != 2:
+            raise ValueError(f"weights must end in 2 (text, image), got shape {tuple(self.weights.shape)}.")
+
+    @property
+    def clips(self) -> int:
+        return self.text.shape[0]
+
+    def to(self, device=None, dtype: torch.dtype | None = None) -> "Conditioning":
+        """Move every tensor; the weights keep float32."""
+        moved = {
+            name: value.to(device=device, dtype=torch.float32 if name == "weights" else dtype)
+            for name, value in self._tensors()
+        }
+        return dataclasses.replace(self, **moved)
+
+    def with_weights(self, weights: Tensor) -> "Conditioning":
+        """The same conditions under other modality weights `[b 2]` or `[b t 2]`."""
+        return dataclasses.replace(self, weights=weights)
+
+    def scaled(self, text: float, image: float) -> "Conditioning":
+        """The same conditions with lambda_t and lambda_v multiplied."""
+        return self.with_weights(self.weights * self.weights.new_tensor([text, image]))
+
+    def _tensors(self) -> list[tuple[str, Tensor]]:
+        pairs = ((f.name, getattr(self, f.name)) for f in dataclasses.fields(self))
+        return [(name, value) for name, value in pairs if isinstance(value, Tensor)]
+
+
+def cat(conditions: list[Conditioning]) -> Conditioning:
+    """Join conditions along the clips, so that one call of the network serves all of them.
+
+    A condition without image tokens gets zeros in their place; its image weight has to be zero already.
+    A field that is per frame in one of them becomes per frame in all.
+    """
+    first = conditions[0]
+    if len(conditions) == 1:
+        return first
+    images = [c.image for c in conditions]
+    template = next((image for image in images if image is not None), None)
+    if template is not None:
+        images = [
+            template.new_zeros(c.clips, *template.shape[-2:]) if image is None else image
+            for c, image in zip(conditions, images, strict=True)
+        ]
+    concats = [c.concat for c in conditions]
+    return Conditioning(
+        text=_cat_frames([c.text for c in conditions], 3),
+        image=None if template is None else _cat_frames(images, 3),
+        weights=_cat_frames([c.weights for c in conditions], 2),
+        level_weights=first.level_weights,
+        concat=None if concats[0] is None else torch.cat(concats),
+    )
+
+
+def _cat_frames(tensors: list[Tensor], rank: int) -> Tensor:
+    """Concatenate tensors of `rank` dimensions (per clip) or one more (per frame, second dimension)."""
+    frames = max((x.shape[1] for x in tensors if x.dim() == rank + 1), default=None)
+    if frames is not None:
+        tensors = [x if x.dim() == rank + 1 else x.unsqueeze(1).expand(-1, frames, *x.shape[1:]) for x in tensors]
+    return torch.cat(tensors)
+
+
+def check_weights(text_weight: float, image_weight: float) -> None:
+    """Refuse modality weights that a user cannot have meant."""
+    for name, value in (("text_weight", text_weight), ("image_weight", image_weight)):
+        if not 0 <= value < float("inf"):
+            raise ValueError(f"{name} must be a finite number of at least 0, got {value}.")

@@ -1,0 +1,181 @@
+"""The noise schedule, the prediction types, the Denoiser and the training loss.
+
+Two scalings of one noisy video occur. A sampler's state is x = x0 + sigma noise (Karras et al. 2206.00364);
+the network sees the variance-preserving x_t = sqrt(abar) x0 + sqrt(1 - abar) noise = x / sqrt(sigma^2 + 1),
+with sigma^2 = (1 - abar) / abar. Everything here is float32; only the network may run in another dtype.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .conditioning import Conditioning
+from .config import ScheduleConfig
+
+# (x_t [b c t h w], timesteps [b], cond) -> [b c t h w]
+Network = Callable[[Tensor, Tensor, Conditioning], Tensor]
+
+# abar of the last timestep under zero terminal SNR: exactly 0 would be an infinite sigma. The host's number.
+LAST_ALPHA_BAR = 4.8973451890853435e-08
+MIN_SNR_GAMMA = 5.0
+WEIGHTINGS = ("uniform", "min_snr")
+
+
+class NoiseSchedule:
+    """The discrete noise levels that a network was trained on: betas linear in their square roots (LDM).
+
+    sigmas: `[T]` float32, ascending; sigmas[i] belongs to timestep i.
+    """
+
+    def __init__(self, config: ScheduleConfig):
+        betas = torch.linspace(
+            config.beta_start**0.5, config.beta_end**0.5, config.num_timesteps, dtype=torch.float64
+        ).square()
+        alpha_bars = (1 - betas).cumprod(0)
+        if config.zero_terminal_snr:
+            alpha_bars = _zero_terminal_snr(alpha_bars)
+        sigmas = ((1 - alpha_bars) / alpha_bars).sqrt()
+        self.sigmas = sigmas.float()
+        self.log_sigmas = sigmas.log().float()
+
+    @property
+    def sigma_min(self) -> float:
+        return self.sigmas[0].item()
+
+    @property
+    def sigma_max(self) -> float:
+        return self.sigmas[-1].item()
+
+    def sigma(self, timestep: Tensor | float) -> Tensor:
+        """Sigma of a timestep, log-linear between the entries of the table; any shape."""
+        timestep = torch.as_tensor(timestep, dtype=torch.float32).clamp(0, len(self.sigmas) - 1)
+        log_sigmas = self.log_sigmas.to(timestep.device)
+        low, high = log_sigmas[timestep.floor().long()], log_sigmas[timestep.ceil().long()]
+        return torch.lerp(low, high, timestep.frac()).exp()
+
+    def timestep(self, sigma: Tensor) -> Tensor:
+        """The timestep whose table entry is nearest in log sigma (int64, the shape of `sigma`)."""
+        distances = (sigma.float().log()[..., None] - self.log_sigmas.to(sigma.device)).abs()
+        return distances.argmin(-1)
+
+    def add_noise(self, x0: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """The forward process, variance preserving: x_t `[b c t h w]` at timesteps `[b]`."""
+        alpha, beta = self._alpha_beta(timesteps, x0)
+        return alpha * x0 + beta * noise
+
+    def target(self, x0: Tensor, noise: Tensor, timesteps: Tensor, prediction: str) -> Tensor:
+        """What a perfect network of this prediction answers to `add_noise` of the same arguments."""
+        if prediction == "v":
+            alpha, beta = self._alpha_beta(timesteps, x0)
+            return alpha * noise - beta * x0
+        return {"eps": noise, "x0": x0}[prediction]
+
+    def _alpha_beta(self, timesteps: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+        """sqrt(abar) and sqrt(1 - abar), broadcastable to `like`."""
+        sigma = _broadcast(self.sigmas.to(like.device)[timesteps], like)
+        alpha = (sigma.square() + 1).rsqrt()
+        return alpha, sigma * alpha
+
+
+def _zero_terminal_snr(alpha_bars: Tensor) -> Tensor:
+    """Shift sqrt(abar) so that the last timestep is pure noise (Lin et al. 2305.08891, alg. 1)."""
+    roots = alpha_bars.sqrt()
+    first, last = roots[0], roots[-1]
+    alpha_bars = ((roots - last) * first / (first - last)).square()
+    alpha_bars[-1] = LAST_ALPHA_BAR
+    return alpha_bars
+
+
+def _broadcast(sigma: Tensor, like: Tensor) -> Tensor:
+    """A scalar or `[b]` sigma as float32 on the device of `like`, one value a clip."""
+    return sigma.to(like.device, torch.float32).reshape(-1, *[1] * (like.dim() - 1))
+
+
+# Views: what a network predicts, given x = x0 + sigma noise. The first argument is what is converted.
+
+
+def eps_to_x0(eps: Tensor, x: Tensor, sigma: Tensor) -> Tensor:
+    """x0 of a predicted noise; sigma is a scalar or `[b]`."""
+    return x - eps * _broadcast(sigma, x)
+
+
+def x0_to_eps(x0: Tensor, x: Tensor, sigma: Tensor) -> Tensor:
+    """The noise that x0 implies; sigma > 0 is a scalar or `[b]`."""
+    return (x - x0) / _broadcast(sigma, x)
+
+
+def v_to_x0(v: Tensor, x: Tensor, sigma: Tensor) -> Tensor:
+    """x0 of a predicted velocity v = sqrt(abar) noise - sqrt(1 - abar) x0; sigma is a scalar or `[b]`."""
+    sigma = _broadcast(sigma, x)
+    alpha = (sigma.square() + 1).rsqrt()
+    return alpha * (alpha * x - sigma * v)
+
+
+def x0_to_v(x0: Tensor, x: Tensor, sigma: Tensor) -> Tensor:
+    """The velocity that x0 implies; sigma > 0 is a scalar or `[b]`."""
+    sigma = _broadcast(sigma, x)
+    alpha = (sigma.square() + 1).rsqrt()
+    return (alpha * x - x0 / alpha) / sigma
+
+
+def _x0_to_x0(x0: Tensor, x: Tensor, sigma: Tensor) -> Tensor:
+    return x0
+
+
+TO_X0 = {"eps": eps_to_x0, "v": v_to_x0, "x0": _x0_to_x0}
+
+
+@dataclass(frozen=True)
+class Denoiser:
+    """A network as a function `(x, sigma, cond) -> x0`, whatever it predicts and whatever dtype it runs in.
+
+    network: `(x_t [b c t h w], timesteps [b], cond) -> [b c t h w]`.
+    prediction: "eps", "v" or "x0".
+    dtype: of the network's input, conditions and output.
+    """
+
+    network: Network
+    schedule: NoiseSchedule
+    prediction: str
+    dtype: torch.dtype = torch.float32
+
+    def __call__(self, x: Tensor, sigma: Tensor, cond: Conditioning) -> Tensor:
+        """x `[b c t h w]` float32, sigma a scalar or `[b]` -> x0 `[b c t h w]` float32."""
+        sigma = sigma.to(x.device, torch.float32).expand(x.shape[0])
+        x_t = x * _broadcast((sigma.square() + 1).rsqrt(), x)
+        output = self.network(x_t.to(self.dtype), self.schedule.timestep(sigma), cond.to(dtype=self.dtype))
+        return TO_X0[self.prediction](output.float(), x, sigma)
+
+
+def training_loss(
+    network: Network,
+    schedule: NoiseSchedule,
+    prediction: str,
+    x0: Tensor,
+    noise: Tensor,
+    timesteps: Tensor,
+    cond: Conditioning,
+    weighting: str = "uniform",
+) -> Tensor:
+    """The loss of each clip, `[b]` float32: mean squared error against `schedule.target`.
+
+    x0, noise: `[b c t h w]` float32; timesteps: `[b]` int64.
+    weighting: "uniform", or "min_snr" (Hang et al. 2303.09556, gamma 5): min(SNR, 5) on the error of x0,
+        restated for the prediction type. Under zero terminal SNR it gives the last timestep no weight.
+
+    Raises:
+        ValueError: unknown weighting.
+    """
+    if weighting not in WEIGHTINGS:
+        raise ValueError(f"weighting must be one of {', '.join(WEIGHTINGS)}, got {weighting!r}.")
+    output = network(schedule.add_noise(x0, noise, timesteps), timesteps, cond)
+    error = output.float() - schedule.target(x0, noise, timesteps, prediction)
+    loss = error.square().flatten(1).mean(1)  # [b]
+    if weighting == "uniform":
+        return loss
+    snr = schedule.sigmas.to(loss.device)[timesteps] ** -2
+    # Squared errors relate as: error(x0) = error(eps) / SNR = error(v) / (SNR + 1).
+    to_x0_error = {"eps": 1 / snr, "v": 1 / (snr + 1), "x0": 1.0}[prediction]
+    return loss * to_x0_error * snr.clamp(max=MIN_SNR_GAMMA)

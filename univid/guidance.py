@@ -1,0 +1,167 @@
+"""Guidance: how the answers to a video's conditions combine into one denoised video.
+
+Four branches exist: e0 (no condition), T (text), I (image), TI (both). A guider gives coefficients over them,
+`e0 + sum of c_i (e_i - e0)`; everything else is common. In x0 and in eps this is the same formula.
+"""
+
+import dataclasses
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .conditioning import Conditioning, cat
+from .diffusion import Denoiser, v_to_x0, x0_to_v
+
+
+class _Guider:
+    """What the guiders share; a subclass is a frozen dataclass of scales with `coefficients()`."""
+
+    rescale: float
+
+    def __post_init__(self):
+        for name, value in dataclasses.asdict(self).items():
+            if not 0 <= value < math.inf:
+                raise ValueError(f"guidance {name} must be a finite number of at least 0, got {value}.")
+        if self.rescale > 1:
+            raise ValueError(f"guidance rescale must be between 0 and 1, got {self.rescale}.")
+
+    def coefficients(self) -> dict[str, float]:
+        raise NotImplementedError
+
+    def __call__(
+        self, denoiser: Denoiser, x: Tensor, sigma: Tensor, cond: Conditioning, uncond: Conditioning
+    ) -> Tensor:
+        """The guided x0 `[b c t h w]`.
+
+        Branches that a coefficient of 0 makes irrelevant are skipped, equal ones are merged, and the rest
+        goes through the denoiser as one batch.
+
+        x: `[b c t h w]`; sigma: a scalar or `[b]`.
+        cond: all conditions, with their modality weights; a clip whose weights are all 0 is unconditional.
+        uncond: the empty or negative text, weights (1, 0).
+        """
+        coefficients = _merge(self.coefficients(), cond)
+        branches = _branches(cond, uncond)
+        names = list(coefficients)
+        answers = denoiser(
+            x.repeat(len(names), 1, 1, 1, 1),
+            sigma.expand(x.shape[0]).repeat(len(names)),
+            cat([branches[name] for name in names]),
+        )
+        if len(names) == 1:  # coefficients sum to 1, so this one has 1
+            return answers
+        e = dict(zip(names, answers.chunk(len(names)), strict=True))
+        guided = sum(coefficients[name] * e[name] for name in names)
+        if not self.rescale:
+            return guided
+        return _rescale(guided, _most_conditioned(e, cond), x, sigma, self.rescale)
+
+
+@dataclass(frozen=True)
+class Joint(_Guider):
+    """e0 + scale (TI - e0): classifier-free guidance (2207.12598) by both conditions at once."""
+
+    scale: float
+    rescale: float = 0.0
+
+    def coefficients(self) -> dict[str, float]:
+        return {"TI": self.scale}
+
+
+@dataclass(frozen=True)
+class Separate(_Guider):
+    """e0 + text (T - e0) + image (I - e0), as in UniVG (2401.09084)."""
+
+    text: float
+    image: float
+    rescale: float = 0.0
+
+    def coefficients(self) -> dict[str, float]:
+        return {"T": self.text, "I": self.image}
+
+
+@dataclass(frozen=True)
+class Nested(_Guider):
+    """e0 + image (I - e0) + text (TI - I), as in DynamiCrafter (2310.12190)."""
+
+    text: float
+    image: float
+    rescale: float = 0.0
+
+    def coefficients(self) -> dict[str, float]:
+        return {"I": self.image - self.text, "TI": self.text}
+
+
+GUIDERS = {"joint": Joint, "separate": Separate, "nested": Nested}
+
+
+def _has(cond: Conditioning) -> Tensor:
+    """Which clips have a text weight and an image weight anywhere: `[b 2]`."""
+    return cond.weights.reshape(cond.clips, -1, 2).any(1)
+
+
+def _merge(coefficients: dict[str, float], cond: Conditioning) -> dict[str, float]:
+    """The branches to compute and their coefficients, which sum to 1.
+
+    Without any image weight I is e0 and TI is T; without any text weight T is e0 and TI is I.
+    """
+    has_text, has_image = _has(cond).any(0).tolist()
+    merged: dict[str, float] = {}
+    for name, value in coefficients.items():
+        name = ("T" if has_text and "T" in name else "") + ("I" if has_image and "I" in name else "")
+        if name:
+            merged[name] = merged.get(name, 0.0) + value
+    merged["e0"] = 1 - sum(merged.values())
+    return {name: value for name, value in merged.items() if value}
+
+
+def _branches(cond: Conditioning, uncond: Conditioning) -> dict[str, Conditioning]:
+    """The conditions of every branch, clip by clip: in a clip without text weight T is e0, and so on.
+
+    The level weights are the user's, the same in every branch.
+    """
+    e0 = dataclasses.replace(uncond, level_weights=cond.level_weights)
+    has_text, has_image = _has(cond).unbind(1)
+    lambda_t, lambda_v = cond.weights.unbind(-1)
+    image_only = dataclasses.replace(
+        # The empty text has weight 1, or none where the user switched the text stream off.
+        cond,
+        text=uncond.text,
+        weights=torch.stack([(lambda_t > 0).to(lambda_v), lambda_v], -1),
+    )
+    return {
+        "e0": e0,
+        "T": _where(has_text, cond.scaled(1, 0), e0),
+        "I": _where(has_image, image_only, e0),
+        "TI": _where(has_text | has_image, cond, e0),
+    }
+
+
+def _where(mask: Tensor, chosen: Conditioning, e0: Conditioning) -> Conditioning:
+    """`chosen` in the clips of mask `[b]`, else e0; e0 has no image weight, so the image tokens may stay."""
+    if mask.all():
+        return chosen
+    pick = {}
+    for name in ("text", "weights"):
+        a, b = getattr(chosen, name), getattr(e0, name)
+        if a.dim() != b.dim():  # one of them is per frame
+            a, b = (v.unsqueeze(1) if v.dim() < max(a.dim(), b.dim()) else v for v in (a, b))
+        pick[name] = torch.where(mask.reshape(-1, *[1] * (a.dim() - 1)), a, b)
+    return dataclasses.replace(chosen, **pick)
+
+
+def _most_conditioned(e: dict[str, Tensor], cond: Conditioning) -> Tensor:
+    """TI, else T, else I; clip by clip, because T is e0 in a clip without text weight."""
+    if "T" in e and "I" in e:
+        return torch.where(_has(cond)[:, 0].reshape(-1, 1, 1, 1, 1), e["T"], e["I"])
+    return next(e[name] for name in ("TI", "T", "I") if name in e)
+
+
+def _rescale(guided: Tensor, reference: Tensor, x: Tensor, sigma: Tensor, phi: float) -> Tensor:
+    """Pull the deviation of v back to that of the conditional answer (Lin et al. 2305.08891, sec. 3.4)."""
+    v, v_reference = x0_to_v(guided, x, sigma), x0_to_v(reference, x, sigma)
+    clip = (1, 2, 3, 4)
+    restored = v * (v_reference.std(clip, keepdim=True) / v.std(clip, keepdim=True))
+    return v_to_x0(torch.lerp(v, restored, phi), x, sigma)

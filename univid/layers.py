@@ -1,0 +1,177 @@
+"""The sublayers of UniVid's block: attentions, feed-forward and the pyramid's convolution and reference frames.
+
+Between layers a video is `[(b t) c h w]` in channels-last memory. There tokens `(b t) (h w) c` and the plane
+`b c t (h w)` of the temporal convolution are views, so no layer copies to change its point of view.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from .attention import AttentionFunction
+
+
+class Layers:
+    """Makes leaves from an `operations` namespace on one device and dtype: `make.Linear(320, 640)`."""
+
+    def __init__(self, operations, attention: AttentionFunction, device=None, dtype: torch.dtype | None = None):
+        self.operations = operations
+        self.attention = attention
+        self.kwargs = {"device": device, "dtype": dtype}
+
+    def __getattr__(self, name: str):
+        return partial(getattr(self.operations, name), **self.kwargs)
+
+
+@dataclass(frozen=True)
+class Context:
+    """What every block of one forward shares.
+
+    embedding: timestep embedding `[b e]`. text, image: tokens `[b n d]` or `[b t n d]`, None = stream off.
+    weights: modality weights `[b 1 2]` or `[b t 2]`. level_weights: multipliers {f: (text, image)}.
+    references: the frames that PSTAttn-f attends to, {f: indices [n]}.
+    """
+
+    frames: int
+    embedding: Tensor
+    text: Tensor | None
+    image: Tensor | None
+    weights: Tensor
+    level_weights: Mapping[int, tuple[float, float]]
+    references: Mapping[int, Tensor]
+
+
+def reference_frames(frames: int, segment_frames: int, generator: torch.Generator | None = None) -> Tensor:
+    """The reference frames Gamma_f of eq. 6: one of each of n = ceil(frames / segment_frames) even segments.
+
+    paper: "n_f reference frames from each segment"; we: one frame a segment, n_f segments, because that alone
+    gives the dense middle and sparse outside of Fig. 1. With a generator (training) the frame is uniform in its
+    segment, without (inference) it is the centre. Returns ascending indices `[n]`.
+    """
+    n = math.ceil(frames / segment_frames)
+    j = torch.arange(n)
+    if generator is None:
+        return (2 * j + 1) * frames // (2 * n)
+    first, last = j * frames // n, (j + 1) * frames // n
+    return first + (torch.rand(n, generator=generator) * (last - first)).long()
+
+
+class PSTConv(nn.Module):
+    """PSTConv-f: a channel-mixing temporal convolution with k_f taps, added to its input.
+
+    paper: "stack a 1D temporal convolution after each 2D convolution"; we: residual and zero-initialised, so that
+    an image model stays itself. A Conv2d with kernel (k, 1) over `b c t (h w)` is that 1-D convolution.
+    """
+
+    def __init__(self, make: Layers, channels: int, kernel: int):
+        super().__init__()
+        self.conv = make.Conv2d(channels, channels, (kernel, 1), padding=(kernel // 2, 0))
+
+    def forward(self, x: Tensor, frames: int) -> Tensor:
+        if frames == 1:
+            return x
+        plane = rearrange(x, "(b t) c h w -> b c t (h w)", t=frames)
+        return x + rearrange(self.conv(plane), "b c t (h w) -> (b t) c h w", h=x.shape[-2])
+
+
+class SelfAttention(nn.Module):
+    """Multi-head attention with Stable Diffusion's projections; keys and values from `context` or from x itself."""
+
+    def __init__(self, make: Layers, width: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.attention = make.attention
+        self.to_q = make.Linear(width, width, bias=False)
+        self.to_k = make.Linear(width, width, bias=False)
+        self.to_v = make.Linear(width, width, bias=False)
+        self.to_out = nn.ModuleList([make.Linear(width, width)])
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:  # [b s d], [b n d]
+        context = x if context is None else context
+        q, k, v = self.to_q(x), self.to_k(context), self.to_v(context)
+        return self.to_out[0](self.attention(q, k, v, self.heads))
+
+
+class PSTAttention(SelfAttention):
+    """PSTAttn-f (eq. 6): every token of every frame attends to all tokens of the reference frames.
+
+    The reference frames are the same for all queries of a clip, so this is one attention call.
+    """
+
+    def forward(self, x: Tensor, frames: int, references: Tensor) -> Tensor:  # [(b t) s d]
+        clip = rearrange(x, "(b t) s d -> b t s d", t=frames)
+        gamma = rearrange(clip[:, references], "b n s d -> b (n s) d")
+        out = super().forward(rearrange(clip, "b t s d -> b (t s) d"), gamma)
+        return rearrange(out, "b (t s) d -> (b t) s d", t=frames)
+
+
+class DualCrossAttention(nn.Module):
+    """CrossAttn_Dual (eq. 7): to_out(lambda_t A(Q, K_t, V_t) + lambda_v A(Q, K_v, V_v))."""
+
+    def __init__(self, make: Layers, width: int, context: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.attention = make.attention
+        self.to_q = make.Linear(width, width, bias=False)
+        self.to_k = make.Linear(context, width, bias=False)
+        self.to_v = make.Linear(context, width, bias=False)
+        self.to_k_image = make.Linear(context, width, bias=False)
+        self.to_v_image = make.Linear(context, width, bias=False)
+        self.to_out = nn.ModuleList([make.Linear(width, width)])
+
+    def forward(self, x: Tensor, context: Context, factor: int) -> Tensor:  # [(b t) s d]
+        q = self.to_q(x)
+        total = torch.zeros_like(q)
+        text, image = context.level_weights.get(factor, (1.0, 1.0))
+        if context.text is not None and text:
+            k, v = self.to_k(context.text), self.to_v(context.text)
+            total = total + self._stream(q, k, v, context.frames, context.weights[..., 0] * text)
+        if context.image is not None and image:
+            k, v = self.to_k_image(context.image), self.to_v_image(context.image)
+            total = total + self._stream(q, k, v, context.frames, context.weights[..., 1] * image)
+        return self.to_out[0](total)
+
+    def _stream(self, q: Tensor, k: Tensor, v: Tensor, frames: int, weight: Tensor) -> Tensor:
+        """weight * A(q, k, v). Tokens that all frames share are projected once, and all frames query them at once."""
+        if k.dim() == 3:
+            q = rearrange(q, "(b t) s d -> b (t s) d", t=frames)
+            out = rearrange(self.attention(q, k, v, self.heads), "b (t s) d -> b t s d", t=frames)
+        else:
+            k, v = (rearrange(y, "b t n d -> (b t) n d") for y in (k, v))
+            out = rearrange(self.attention(q, k, v, self.heads), "(b t) s d -> b t s d", t=frames)
+        return rearrange(weight[..., None, None] * out, "b t s d -> (b t) s d")
+
+
+class GEGLU(nn.Module):
+    def __init__(self, make: Layers, width: int, inner: int):
+        super().__init__()
+        self.proj = make.Linear(width, 2 * inner)
+
+    def forward(self, x: Tensor) -> Tensor:
+        value, gate = self.proj(x).chunk(2, dim=-1)
+        return value * nn.functional.gelu(gate)
+
+
+class FeedForward(nn.Module):
+    """Stable Diffusion's gated feed-forward, four times as wide inside."""
+
+    def __init__(self, make: Layers, width: int):
+        super().__init__()
+        self.net = nn.Sequential(GEGLU(make, width, 4 * width), nn.Identity(), make.Linear(4 * width, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x)
+
+
+def timestep_embedding(timesteps: Tensor, width: int) -> Tensor:
+    """Sinusoids of the timestep, cosines first: `[b]` -> `[b width]` in float32 (period 10,000)."""
+    frequencies = torch.exp(
+        -math.log(10000) * torch.arange(width // 2, device=timesteps.device, dtype=torch.float32) / (width // 2)
+    )
+    angles = timesteps.float()[:, None] * frequencies
+    return torch.cat([angles.cos(), angles.sin()], dim=-1)

@@ -1,0 +1,194 @@
+"""From words and pictures to a video: the whole flow in `generate`."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from . import samplers
+from .conditioning import Conditioning, check_weights
+from .config import SamplingProfile
+from .guidance import Joint, Nested, Separate
+from .model import UniVid
+from .noise import ClipNoise
+
+Guider = Joint | Separate | Nested
+Progress = Callable[[str, int, int], None]  # (stage, steps done, steps in all); raising cancels
+
+
+@torch.no_grad()
+def generate(
+    model: UniVid,
+    prompt: str | list[str] = "",
+    image: Tensor | None = None,
+    *,
+    negative: str = "",
+    text_weight: float = 1.0,
+    image_weight: float = 1.0,
+    guidance: Guider | None = None,
+    frames: int | None = None,
+    height: int | None = None,
+    width: int | None = None,
+    steps: int | None = None,
+    sampler: str | None = None,
+    sigma_schedule: str | None = None,
+    seed: int = 0,
+    video: Tensor | None = None,
+    denoise: float = 1.0,
+    callback: Progress | None = None,
+) -> Tensor:
+    """Make clips `[b 3 t h w]` in -1..1, float32 on the CPU, from text, a picture, or both.
+
+    What is None comes from the checkpoint's sampling profile, or from `video`.
+
+    Args:
+        prompt: text, or a list with one text a clip. Empty text with a picture animates the picture (I2V).
+        image: picture `[1 3 h w]` of any size in -1..1, for all clips, or `[b 3 h w]`, one a clip.
+        negative: what guidance leads away from; empty = no condition.
+        text_weight, image_weight: the modality weights lambda_t, lambda_v; without a picture lambda_v is 0.
+        frames, height, width: height and width in pixels, multiples of the VAE's factor (8).
+        seed: of the first clip; clip i uses seed + i.
+        video: clip `[1 3 t h w]` to start from (video to video); it sets frames, height and width.
+        denoise: above 0, at most 1: how much of `video` is made anew.
+        callback: called as (stage, done, total) for the stages "encode", "sample", "decode"; raising cancels.
+
+    Raises:
+        ValueError: a value out of range, or a part that the checkpoint lacks.
+        FloatingPointError: a stage gave nan or infinite values.
+    """
+    profile, prompts = model.profile, [prompt] if isinstance(prompt, str) else list(prompt)
+    check_weights(text_weight, image_weight)
+    _check_inputs(model, prompts, image, video, denoise, seed)
+    t, h, w = _size(model, video, frames, height, width)
+    guider = guidance or profile_guider(profile)
+    sample = samplers.get_sampler(sampler or profile.sampler)
+    denoiser = model.denoiser(model.unet.dtype)
+    sigmas = samplers.sigma_schedule(
+        sigma_schedule or profile.sigma_schedule,
+        denoiser.schedule,
+        profile.steps if steps is None else steps,
+        denoise,
+    )
+    report = callback or (lambda stage, done, total: None)
+    device = next(model.unet.parameters()).device
+
+    cond, uncond = encode_conditions(model, prompts, image, negative, text_weight, image_weight)
+    latents = None if video is None else model.vae.encode(video.to(device)).float()
+    for name, tokens in (
+        ("text encoder", cond.text),
+        ("image encoder", cond.image),
+        ("VAE encoder", latents),
+    ):
+        _check_finite(tokens, f"the {name}", model)
+    report("encode", 1, 1)
+
+    noise = ClipNoise([seed + clip for clip in range(len(prompts))])
+    factor = model.config.vae.factor
+    first = noise((len(prompts), model.config.vae.latent_channels, t, h // factor, w // factor)).to(device)
+    x = samplers.initial_x(first, sigmas[0].to(device), denoiser.schedule, latents)  # [b c t h w]
+
+    def on_step(step: int, total: int, x: Tensor, denoised: Tensor) -> None:
+        _check_finite(denoised, f"the U-Net in step {step + 1} of {total}", model)
+        report("sample", step + 1, total)
+
+    report("sample", 0, len(sigmas) - 1)
+    x = sample(
+        lambda x, sigma: guider(denoiser, x, sigma, cond, uncond),
+        x,
+        sigmas.to(device),
+        noise=noise,
+        callback=on_step,
+    )
+
+    report("decode", 0, len(prompts) * t)
+    result = model.vae.decode(x, callback=lambda done, total: report("decode", done, total))
+    _check_finite(result, "the VAE decoder", model)
+    return result.float().clamp(-1, 1).cpu()
+
+
+def profile_guider(profile: SamplingProfile) -> Guider:
+    """The guider that a sampling profile describes.
+
+    Raises:
+        ValueError: an unknown kind, or a scale that is negative or not finite.
+    """
+    if profile.guidance == "joint":
+        return Joint(profile.guidance_scale, profile.guidance_rescale)
+    if profile.guidance == "separate":
+        return Separate(profile.text_guidance, profile.image_guidance, profile.guidance_rescale)
+    if profile.guidance == "nested":
+        return Nested(profile.text_guidance, profile.image_guidance, profile.guidance_rescale)
+    raise ValueError(f"guidance must be 'joint', 'separate' or 'nested', got {profile.guidance!r}.")
+
+
+def encode_conditions(
+    model: UniVid,
+    prompts: list[str],
+    image: Tensor | None,
+    negative: str,
+    text_weight: float,
+    image_weight: float,
+) -> tuple[Conditioning, Conditioning]:
+    """What guidance needs for `b` prompts: all conditions, and none (the negative text, weights (1, 0))."""
+    clips = len(prompts)
+    text, none = model.text_encoder(prompts), model.text_encoder([negative]).expand(clips, -1, -1)
+    tokens = None if image is None else model.image_encoder(image).expand(clips, -1, -1)
+    pair = [text_weight, 0.0 if image is None else image_weight]
+    weights = torch.tensor([pair], device=text.device).expand(clips, -1)
+    cond = Conditioning(text=text, image=tokens, weights=weights)
+    uncond = Conditioning(text=none, image=None, weights=weights.new_tensor([[1.0, 0.0]]).expand(clips, -1))
+    return cond, uncond
+
+
+def _check_inputs(
+    model: UniVid, prompts: list[str], image: Tensor | None, video: Tensor | None, denoise: float, seed: int
+) -> None:
+    if not prompts or (image is None and not all(prompt.strip() for prompt in prompts)):
+        raise ValueError("expected a prompt, an image or both, got neither; say what the video shall show.")
+    needed = {"unet": "U-Net", "vae": "VAE", "text_encoder": "text encoder"}
+    if image is not None:
+        needed["image_encoder"] = "image encoder"
+        if image.dim() != 4 or image.shape[0] not in (1, len(prompts)) or image.shape[1] != 3:
+            raise ValueError(f"image must be [1 3 h w], or one for each prompt, got {list(image.shape)}.")
+    for part, words in needed.items():
+        if getattr(model, part) is None:
+            raise ValueError(f"this checkpoint holds no {words}, which is needed here; load one that does.")
+    if video is not None and (video.dim() != 5 or video.shape[:2] != (1, 3)):
+        raise ValueError(f"video must be one clip [1 3 t h w], got {list(video.shape)}.")
+    if video is None and denoise != 1:
+        raise ValueError(
+            f"denoise needs a video to start from, got denoise {denoise} without one; give a video."
+        )
+    if not 0 <= seed < 2**63:
+        raise ValueError(f"seed must be a whole number from 0 to 2^63 - 1, got {seed}.")
+
+
+def _size(
+    model: UniVid, video: Tensor | None, frames: int | None, height: int | None, width: int | None
+) -> tuple[int, int, int]:
+    """Frames, height and width: as asked, else the video's, else the profile's."""
+    profile, factor = model.profile, model.config.vae.factor
+    default = (profile.frames, profile.height, profile.width) if video is None else tuple(video.shape[2:])
+    size = tuple(
+        d if given is None else given for given, d in zip((frames, height, width), default, strict=True)
+    )
+    if video is not None and size != default:
+        raise ValueError(
+            f"video has frames, height, width {default}, but {size} were asked for; resize it first."
+        )
+    if size[0] < 1:
+        raise ValueError(f"frames must be at least 1, got {size[0]}.")
+    for name, value in zip(("height", "width"), size[1:], strict=True):
+        if value < factor or value % factor:
+            near = max(1, round(value / factor)) * factor
+            raise ValueError(f"{name} must be a positive multiple of {factor}, got {value}; try {near}.")
+    return size
+
+
+def _check_finite(tensor: Tensor | None, stage: str, model: UniVid) -> None:
+    if tensor is not None and not torch.isfinite(tensor).all():
+        dtype = str(model.unet.dtype).removeprefix("torch.")
+        advice = (
+            "the checkpoint is damaged" if dtype == "float32" else "try dtype fp32, or bf16 instead of fp16"
+        )
+        raise FloatingPointError(f"{stage} gave nan or infinite values in {dtype}; {advice}.")

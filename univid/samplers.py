@@ -1,0 +1,230 @@
+"""Samplers and sigma schedules, under the host's names and definitions.
+
+A sampler integrates dx = (x - x0) / sigma dsigma from sigmas[0] to 0 (Karras et al. 2206.00364). With x0
+held fixed over a step the exact solution is x0 + (x - x0) sigma_next / sigma, which keeps float32 accurate
+also at the huge first sigma of a zero-terminal-SNR schedule.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from .diffusion import NoiseSchedule
+
+Denoise = Callable[[Tensor, Tensor], Tensor]  # (x, sigma) -> x0
+Noise = Callable[[tuple[int, ...]], Tensor]  # shape -> standard normal noise
+# (step, num_steps, x, denoised) with x at the step's sigma; an exception raised in it cancels.
+Callback = Callable[[int, int, Tensor, Tensor], None] | None
+
+
+def initial_x(noise: Tensor, sigma: Tensor, schedule: NoiseSchedule, latents: Tensor | None = None) -> Tensor:
+    """The state to start from at `sigma`, the first of the sigmas.
+
+    noise: `[b c t h w]`, standard normal; latents: of the video to start from, or None.
+    At the schedule's largest sigma the network knows inputs of variance 1 only, so noise there has
+    sqrt(1 + sigma^2), as in the host; below it, sigma.
+    """
+    full = sigma >= schedule.sigma_max * (1 - 1e-5)
+    x = noise * ((1 + sigma**2).sqrt() if full else sigma).to(noise.device)
+    return x if latents is None else x + latents
+
+
+# A sampler: (denoise, x [b c t h w] float32, sigmas [steps + 1] descending to 0, *, noise, callback) -> x.
+# The deterministic ones draw no noise.
+
+
+def sample_euler(
+    denoise: Denoise, x: Tensor, sigmas: Tensor, *, noise: Noise | None = None, callback: Callback = None
+) -> Tensor:
+    """Euler steps. DDIM with eta 0 (2010.02502) is the same recurrence, written in x_t."""
+    for step, sigma, sigma_next in _steps(sigmas):
+        denoised = _denoise(denoise, x, sigma, step, sigmas, callback)
+        x = _decay(x, denoised, sigma_next / sigma)
+    return x
+
+
+def sample_euler_ancestral(
+    denoise: Denoise, x: Tensor, sigmas: Tensor, *, noise: Noise, callback: Callback = None
+) -> Tensor:
+    """Euler steps that go below the next sigma and add fresh noise (ancestral sampling, eta 1)."""
+    for step, sigma, sigma_next in _steps(sigmas):
+        denoised = _denoise(denoise, x, sigma, step, sigmas, callback)
+        x = _decay_with_noise(x, denoised, sigma, sigma_next, noise)
+    return x
+
+
+def sample_heun(
+    denoise: Denoise, x: Tensor, sigmas: Tensor, *, noise: Noise | None = None, callback: Callback = None
+) -> Tensor:
+    """Heun's second-order steps, two denoiser calls each (2206.00364, alg. 1); the last one is Euler's."""
+    for step, sigma, sigma_next in _steps(sigmas):
+        denoised = _denoise(denoise, x, sigma, step, sigmas, callback)
+        x_next = _decay(x, denoised, sigma_next / sigma)
+        if sigma_next > 0:
+            slope = (x - denoised) / sigma
+            slope_next = (x_next - denoise(x_next, sigma_next)) / sigma_next
+            x_next = x_next + (slope_next - slope) / 2 * (sigma_next - sigma)
+        x = x_next
+    return x
+
+
+def sample_dpmpp_2m(
+    denoise: Denoise, x: Tensor, sigmas: Tensor, *, noise: Noise | None = None, callback: Callback = None
+) -> Tensor:
+    """DPM-Solver++ 2M (2211.01095, alg. 2): Euler from an x0 extrapolated out of the last two answers."""
+    previous = None
+    for step, sigma, sigma_next in _steps(sigmas):
+        denoised = _denoise(denoise, x, sigma, step, sigmas, callback)
+        x = _decay(x, _extrapolate(denoised, previous, sigmas, step), sigma_next / sigma)
+        previous = denoised
+    return x
+
+
+def sample_dpmpp_2m_sde(
+    denoise: Denoise, x: Tensor, sigmas: Tensor, *, noise: Noise, callback: Callback = None
+) -> Tensor:
+    """SDE-DPM-Solver++ 2M (2211.01095; midpoint, eta 1): 2M's extrapolation, fresh noise every step."""
+    previous = None
+    for step, sigma, sigma_next in _steps(sigmas):
+        denoised = _denoise(denoise, x, sigma, step, sigmas, callback)
+        x = _decay_with_noise(x, _extrapolate(denoised, previous, sigmas, step), sigma, sigma_next, noise)
+        previous = denoised
+    return x
+
+
+SAMPLERS = {
+    "euler": sample_euler,
+    "euler_ancestral": sample_euler_ancestral,
+    "ddim": sample_euler,
+    "heun": sample_heun,
+    "dpmpp_2m": sample_dpmpp_2m,
+    "dpmpp_2m_sde": sample_dpmpp_2m_sde,
+}
+
+
+def get_sampler(name: str) -> Callable[..., Tensor]:
+    """The sampler of a name; ValueError for an unknown one."""
+    return _known(SAMPLERS, name, "sampler")
+
+
+def _steps(sigmas: Tensor) -> Iterator[tuple[int, Tensor, Tensor]]:
+    return ((step, sigmas[step], sigmas[step + 1]) for step in range(len(sigmas) - 1))
+
+
+def _denoise(
+    denoise: Denoise, x: Tensor, sigma: Tensor, step: int, sigmas: Tensor, callback: Callback
+) -> Tensor:
+    denoised = denoise(x, sigma)
+    if callback is not None:
+        callback(step, len(sigmas) - 1, x, denoised)
+    return denoised
+
+
+def _decay(x: Tensor, x0: Tensor, ratio: Tensor) -> Tensor:
+    """The noise in x shrinks by `ratio`."""
+    return x0 + (x - x0) * ratio
+
+
+def _decay_with_noise(x: Tensor, x0: Tensor, sigma: Tensor, sigma_next: Tensor, noise: Noise) -> Tensor:
+    """The old noise shrinks by ratio^2, and fresh noise brings the deviation back to sigma_next."""
+    ratio = sigma_next / sigma
+    x = _decay(x, x0, ratio**2)
+    if sigma_next > 0:
+        x = x + noise(x.shape).to(x) * (sigma_next * (1 - ratio**2).sqrt())
+    return x
+
+
+def _extrapolate(denoised: Tensor, previous: Tensor | None, sigmas: Tensor, step: int) -> Tensor:
+    """x0 at the middle of this step in log sigma, from the last two answers; first order at either end."""
+    if previous is None or sigmas[step + 1] == 0:
+        return denoised
+    before, now, after = sigmas[step - 1 : step + 2].log()
+    return denoised + (denoised - previous) * ((now - after) / (before - now) / 2)
+
+
+# Sigma schedules: (schedule, steps) -> sigmas [steps + 1], descending to 0.
+
+
+def normal_sigmas(schedule: NoiseSchedule, steps: int) -> Tensor:
+    """Timesteps uniform from the first to the last, both included."""
+    return _ending_in_zero(schedule.sigma(torch.linspace(len(schedule.sigmas) - 1, 0, steps)))
+
+
+def sgm_uniform_sigmas(schedule: NoiseSchedule, steps: int) -> Tensor:
+    """Timesteps uniform, the last one left out: trailing spacing."""
+    return _ending_in_zero(schedule.sigma(torch.linspace(len(schedule.sigmas) - 1, 0, steps + 1)[:-1]))
+
+
+def simple_sigmas(schedule: NoiseSchedule, steps: int) -> Tensor:
+    """Entries of the table, counted down from the largest in even strides."""
+    count = len(schedule.sigmas)
+    return _ending_in_zero(schedule.sigmas[[count - 1 - int(i * (count / steps)) for i in range(steps)]])
+
+
+def ddim_uniform_sigmas(schedule: NoiseSchedule, steps: int) -> Tensor:
+    (
+        """Timesteps 1, 1 + T // steps, ...: leading spacing.
+
+    As in the host, a number of steps that does not divide T may give more steps than asked.
+    """
+        ""
+    )
+    return _ending_in_zero(schedule.sigmas[1 :: len(schedule.sigmas) // steps].flip(0))
+
+
+def karras_sigmas(schedule: NoiseSchedule, steps: int) -> Tensor:
+    """Uniform in sigma^(1/7) between the schedule's ends (2206.00364, eq. 5)."""
+    low, high = schedule.sigma_min ** (1 / 7), schedule.sigma_max ** (1 / 7)
+    return _ending_in_zero((high + torch.linspace(0, 1, steps) * (low - high)) ** 7)
+
+
+def exponential_sigmas(schedule: NoiseSchedule, steps: int) -> Tensor:
+    """Uniform in log sigma between the schedule's ends."""
+    return _ending_in_zero(
+        torch.linspace(math.log(schedule.sigma_max), math.log(schedule.sigma_min), steps).exp()
+    )
+
+
+SIGMA_SCHEDULES = {
+    "normal": normal_sigmas,
+    "karras": karras_sigmas,
+    "exponential": exponential_sigmas,
+    "sgm_uniform": sgm_uniform_sigmas,
+    "simple": simple_sigmas,
+    "ddim_uniform": ddim_uniform_sigmas,
+}
+
+
+def sigma_schedule(name: str, schedule: NoiseSchedule, steps: int, denoise: float = 1.0) -> Tensor:
+    """The sigmas of a run, `[steps + 1]` on the CPU, descending to 0.
+
+    denoise: below 1, for a video to start from: the last `steps` steps of a schedule of `steps / denoise`.
+
+    Raises:
+        ValueError: unknown name; steps or denoise out of range.
+    """
+    function = _known(SIGMA_SCHEDULES, name, "sigma schedule")
+    if not isinstance(steps, int) or steps < 1:
+        raise ValueError(f"steps must be a whole number of at least 1, got {steps}.")
+    if not 0 < denoise <= 1:
+        raise ValueError(f"denoise must be above 0 and at most 1, got {denoise}.")
+    full_steps = steps if denoise > 0.9999 else int(steps / denoise)
+    if full_steps > len(schedule.sigmas):
+        raise ValueError(
+            f"steps / denoise must be at most {len(schedule.sigmas)}, the timesteps of the model, "
+            f"got {full_steps}; take fewer steps or a larger denoise."
+        )
+    sigmas = function(schedule, full_steps)
+    return sigmas if full_steps == steps else sigmas[-(steps + 1) :]
+
+
+def _ending_in_zero(sigmas: Tensor) -> Tensor:
+    return torch.cat([sigmas, sigmas.new_zeros(1)])
+
+
+def _known(table: dict[str, Callable[..., Tensor]], name: str, what: str) -> Callable[..., Tensor]:
+    if name not in table:
+        raise ValueError(f"{what} must be one of {', '.join(table)}, got {name!r}.")
+    return table[name]

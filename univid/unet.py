@@ -1,0 +1,175 @@
+"""UniVid's U-Net: Stable Diffusion's trunk with pyramid spatial-temporal layers and a dual-stream cross-attention."""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from .attention import AttentionFunction, attention
+from .blocks import Downsample, ResBlock, SpatialTransformer, Upsample
+from .conditioning import Conditioning
+from .config import UNetConfig
+from .layers import Context, Layers, reference_frames, timestep_embedding
+
+
+class ImageProjection(nn.Module):
+    """Image tokens `[... width]` into the text context space `[... context_dim]`.
+
+    Starts from CLIP's ln_post and visual projection (UniVG), so that K_v and V_v can start as copies of K_t and V_t.
+    """
+
+    def __init__(self, make: Layers, width: int, context: int):
+        super().__init__()
+        self.norm = make.LayerNorm(width)
+        self.proj = make.Linear(width, context, bias=False)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.proj(self.norm(tokens))
+
+
+class UNet(nn.Module):
+    """Predicts eps, v or x0 of noisy latents `[b c t h w]` at timesteps `[b]` under a Conditioning.
+
+    Args:
+        operations: namespace of the leaves (Linear, Conv2d, GroupNorm, LayerNorm); a host passes its own.
+        attention: function (q, k, v, heads) -> out of every attention.
+    """
+
+    def __init__(
+        self,
+        config: UNetConfig,
+        *,
+        operations=torch.nn,
+        attention: AttentionFunction = attention,
+        device=None,
+        dtype: torch.dtype | None = None,
+    ):
+        super().__init__()
+        self.config = config
+        self.dtype = dtype or torch.get_default_dtype()
+        self.checkpointing = False  # recompute activations in the backward pass: less memory, a third more time
+        make = Layers(operations, attention, device, dtype)
+        channels, groups = config.model_channels, config.norm_groups
+        embedding = 4 * channels
+        temporal = config.temporal
+
+        def res_block(width: int, out: int, level: int) -> ResBlock:
+            kernel = temporal.conv_kernels[level] if temporal.conv_kernels else None
+            return ResBlock(make, width, out, embedding, groups, kernel)
+
+        def transformer(width: int, level: int) -> SpatialTransformer:
+            heads = width // config.head_channels
+            pst, factor = bool(temporal.segment_frames), config.factors[level]
+            return SpatialTransformer(make, width, config.context_dim, heads, groups, factor, pst, temporal.attention)
+
+        self.time_embed = nn.Sequential(make.Linear(channels, embedding), nn.SiLU(), make.Linear(embedding, embedding))
+        self.image_projection = ImageProjection(make, config.image_stream.width, config.context_dim)
+
+        widths = [channels * mult for mult in config.channel_mult]
+        self.input_blocks = nn.ModuleList([nn.ModuleList([make.Conv2d(config.in_channels, channels, 3, padding=1)])])
+        skips = [channels]
+        width = channels
+        for level, out in enumerate(widths):
+            for _ in range(config.num_res_blocks):
+                block = nn.ModuleList([res_block(width, out, level)])
+                width = out
+                if config.attention_levels[level]:
+                    block.append(transformer(width, level))
+                self.input_blocks.append(block)
+                skips.append(width)
+            if level < len(widths) - 1:
+                self.input_blocks.append(nn.ModuleList([Downsample(make, width)]))
+                skips.append(width)
+
+        level = len(widths) - 1
+        self.middle_block = nn.ModuleList(
+            [res_block(width, width, level), transformer(width, level), res_block(width, width, level)]
+        )
+
+        self.output_blocks = nn.ModuleList()
+        for level, out in reversed(list(enumerate(widths))):
+            for i in range(config.num_res_blocks + 1):
+                block = nn.ModuleList([res_block(width + skips.pop(), out, level)])
+                width = out
+                if config.attention_levels[level]:
+                    block.append(transformer(width, level))
+                if level > 0 and i == config.num_res_blocks:
+                    block.append(Upsample(make, width))
+                self.output_blocks.append(block)
+
+        self.out = nn.Sequential(
+            make.GroupNorm(groups, channels), nn.SiLU(), make.Conv2d(channels, config.out_channels, 3, padding=1)
+        )
+
+    def forward(
+        self,
+        x: Tensor,
+        timesteps: Tensor,
+        cond: Conditioning,
+        *,
+        reference_frames: Mapping[int, Sequence[int] | Tensor] | None = None,
+    ) -> Tensor:
+        """Run the network on any number of frames, height and width.
+
+        Args:
+            x: noisy latents `[b c t h w]`. timesteps: `[b]`.
+            cond: text and image tokens, modality weights, concat latents.
+            reference_frames: frame indices for PSTAttn-f by level, {f: indices}; a level left out takes the
+                centre of each segment.
+        """
+        frames = x.shape[2]
+        if cond.concat is not None:
+            x = torch.cat([x, cond.concat], dim=1)
+        context = self._context(x, timesteps, cond, reference_frames or {})
+        h = rearrange(x, "b c t h w -> (b t) c h w").contiguous(memory_format=torch.channels_last)
+
+        skips = []
+        for block in self.input_blocks:
+            h = self._run(block, h, context)
+            skips.append(h)
+        h = self._run(self.middle_block, h, context)
+        for block in self.output_blocks:
+            h = torch.cat([h, skips.pop()], dim=1)
+            h = self._run(block, h, context, size=skips[-1].shape[-2:] if skips else None)
+        return rearrange(self.out(h), "(b t) c h w -> b c t h w", t=frames)
+
+    def _context(self, x: Tensor, timesteps: Tensor, cond: Conditioning, given: Mapping) -> Context:
+        frames = x.shape[2]
+        weights = cond.weights if cond.weights.dim() == 3 else cond.weights[:, None]
+        text_on, image_on = (weights != 0).flatten(0, 1).any(0).tolist()
+        image = None
+        if image_on:
+            if cond.image is None:
+                raise ValueError("expected image tokens for an image weight above 0, got none; give a picture or weight 0.")
+            image = self.image_projection(cond.image)
+        embedding = self.time_embed(timestep_embedding(timesteps, self.config.model_channels).to(x.dtype))
+        references = {
+            factor: torch.as_tensor(given[factor] if factor in given else reference_frames(frames, segment)).to(x.device)
+            for factor, segment in zip(self.config.factors, self.config.temporal.segment_frames, strict=False)
+        }
+        return Context(
+            frames=frames,
+            embedding=embedding,
+            text=cond.text if text_on else None,
+            image=image,
+            weights=weights.to(x.device, x.dtype),
+            level_weights=cond.level_weights,
+            references=references,
+        )
+
+    def _run(self, block: nn.ModuleList, h: Tensor, context: Context, size: torch.Size | None = None) -> Tensor:
+        for layer in block:
+            if isinstance(layer, ResBlock | SpatialTransformer):
+                call = partial(layer, context=context)
+            elif isinstance(layer, Upsample):
+                call = partial(layer, size=size)
+            else:
+                call = layer
+            if self.checkpointing and self.training:
+                h = checkpoint(call, h, use_reentrant=False)
+            else:
+                h = call(h)
+        return h
