@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from . import report
+from . import distributed, report
 from .config import OptimConfig, Recipe
 from .rng import seed_for
 from .state import State, claim
@@ -32,7 +32,10 @@ def train(recipe: Recipe, task: Task, folder: Path | str, *, device="cpu", progr
         SystemExit: SIGTERM or Ctrl-C, after saving.
     """
     folder, device = Path(folder), torch.device(device)
-    claim(folder, recipe)
+    main = distributed.rank() == 0  # writes the folder; all processes read it
+    if main:
+        claim(folder, recipe)
+    distributed.barrier()
     task.module.to(device).train()
     state = State.start(task.module, build_optimizer(recipe.optim, task.parameter_groups()))
     state.resume(folder)
@@ -43,17 +46,19 @@ def train(recipe: Recipe, task: Task, folder: Path | str, *, device="cpu", progr
 
     started = time.monotonic() - state.seconds
     with (
-        report.Metrics(folder, state.step) as metrics,
+        report.Metrics(folder, state.step) if main else contextlib.nullcontext() as metrics,
         catch_signals() as caught,
-        _bar(recipe, state, progress) as bar,
+        _bar(recipe, state, progress and main) as bar,
     ):
         while state.step < recipe.steps:
             row = take_step(recipe, task, state, device)
             state.seconds = time.monotonic() - started
             validating = recipe.validate_every and state.step % recipe.validate_every == 0
-            if validating:
+            if validating and main:
                 row |= validate(task, state)
-            if validating or "skipped" in row or state.step % recipe.log_every == 0:
+            if not main:
+                pass
+            elif validating or "skipped" in row or state.step % recipe.log_every == 0:
                 row = {name: float(value) for name, value in row.items()} | {"step": state.step}
                 metrics.write(row)
                 bar.set_postfix(loss=f"{row['loss']:.4g}", lr=f"{row['lr']:.2g}", refresh=False)
@@ -63,15 +68,18 @@ def train(recipe: Recipe, task: Task, folder: Path | str, *, device="cpu", progr
                     f"the loss or the gradient norm was not finite in {recipe.max_skipped} steps in a row, "
                     f"up to step {state.step}; lower the learning rate or look at the data of those steps."
                 )
-            stopping = bool(caught)
-            if stopping or state.step % recipe.save_every == 0 or state.step == recipe.steps:
+            stopping = distributed.any_process(bool(caught))
+            if main and (stopping or state.step % recipe.save_every == 0 or state.step == recipe.steps):
                 state.save(folder, recipe)
                 report.draw(folder)
             if stopping:
                 raise SystemExit(
-                    f"stopped by {caught[0]} at step {state.step}, all is saved; run it again to go on."
+                    f"stopped by {(caught or ['a signal'])[0]} at step {state.step}, all is saved; run it again to go on."
                 )
-    return state.save_final(folder, recipe)
+    if main:
+        state.save_final(folder, recipe)
+    distributed.barrier()
+    return folder / "final.pt"
 
 
 def take_step(recipe: Recipe, task: Task, state: State, device: torch.device) -> dict[str, Tensor | float]:
@@ -95,6 +103,7 @@ def take_step(recipe: Recipe, task: Task, state: State, device: torch.device) ->
         total += weight * loss.detach()
         means.add(name, weight, {"loss": loss.detach()} | extra)
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    distributed.average([total, *(p.grad for p in parameters if p.grad is not None)])
     norm = torch.nn.utils.clip_grad_norm_(parameters, optim.clip_norm)
 
     row = {"step": step + 1, "loss": total, "lr": lr, "grad_norm": norm} | means.result()

@@ -10,7 +10,7 @@ def tiny_vae() -> Recipe:
         name="tiny_vae",
         task="vae",
         seed=1,
-        steps=4400,
+        steps=3000,
         batch={"image": 16},
         optim=OptimConfig(lr=1.5e-3, weight_decay=0.0, warmup_steps=100, ema_decay=0.995),
         options={"preset": "tiny", "kl_weight": 3e-4},
@@ -37,4 +37,86 @@ def tiny_towers() -> Recipe:
     )
 
 
-RECIPES: dict[str, Callable[[], Recipe]] = {"tiny_vae": tiny_vae, "tiny_towers": tiny_towers}
+def tiny_images() -> Recipe:
+    """Stage 1 begins with single frames alone: a tenth of a clip's cost, and they teach colour, shape and place."""
+    return _tiny_unet(
+        "tiny_images", task="t2v", start=None, seed=3, steps=1400, lr=2e-3, batch={"image": 128}
+    )
+
+
+def tiny_t2v() -> Recipe:
+    """Every second frame: half the cost of a clip while motion is learnt."""
+    return _tiny_unet(
+        "tiny_t2v", task="t2v", start="tiny_images", seed=4, steps=2600, lr=1.2e-3, stride=2,
+        batch={"image": 16, "video": 16},
+    )  # fmt: skip
+
+
+def tiny_t2v_long() -> Recipe:
+    """The same at all frames."""
+    return _tiny_unet(
+        "tiny_t2v_long",
+        task="t2v",
+        start="tiny_t2v",
+        seed=5,
+        steps=1100,
+        lr=6e-4,
+        batch={"image": 16, "video": 8},
+    )
+
+
+def tiny_adapters() -> Recipe:
+    return _tiny_unet(
+        "tiny_adapters",
+        task="adapters",
+        start="tiny_t2v_long",
+        seed=6,
+        steps=700,
+        lr=1e-3,
+        batch={"image": 16, "video": 8},
+    )
+
+
+def tiny_joint() -> Recipe:
+    return _tiny_unet(
+        "tiny_joint",
+        task="joint",
+        start="tiny_adapters",
+        seed=7,
+        steps=2000,
+        lr=6e-4,
+        batch={"image": 16, "video": 8},
+    )
+
+
+def _tiny_unet(
+    name: str, *, task: str, start: str | None, seed: int, steps: int, lr: float, batch: dict, stride: int = 1
+) -> Recipe:
+    return Recipe(
+        name=name,
+        task=task,
+        seed=seed,
+        steps=steps,
+        batch=batch,
+        optim=OptimConfig(lr=lr, betas=(0.9, 0.99), weight_decay=0.01, warmup_steps=100, ema_decay=0.998),
+        options={
+            "preset": "tiny",
+            "vae": "tiny_vae",
+            "towers": "tiny_towers",
+            "start": start,
+            "data_seed": 8,
+            "clips": 8000,
+            "frames": 12,
+            "frame_stride": stride,
+            "loss_weights": {"image": 0.5, "video": 1.0},
+        },
+        dtype="bfloat16",
+        log_every=10,
+        save_every=250,
+        validate_every=250,
+    )
+
+
+_ALL = (tiny_vae, tiny_towers, tiny_images, tiny_t2v, tiny_t2v_long, tiny_adapters, tiny_joint)
+RECIPES: dict[str, Callable[[], Recipe]] = {recipe.__name__: recipe for recipe in _ALL}
+TINY = tuple(RECIPES)  # the built-in model, in this order

@@ -1,7 +1,7 @@
 """UniVid's block (eq. 5): STBlock = PSTConv -> SelfAttn -> PSTAttn -> CrossAttn_Dual -> TemAttn.
 
-`ResBlock` holds the PSTConv part, `SpatialTransformer` the rest; TemAttn hangs on it as `temporal`, so that the
-trunk keeps Stable Diffusion's module indices and its LoRAs and checkpoints map onto it.
+`ResBlock` holds the PSTConv part, `SpatialTransformer` the rest; TemAttn hangs on it as `temporal`, so that
+the trunk keeps Stable Diffusion's module indices and its LoRAs and checkpoints map onto it.
 """
 
 import torch
@@ -15,7 +15,9 @@ from .layers import Context, DualCrossAttention, FeedForward, Layers, PSTAttenti
 class ResBlock(nn.Module):
     """Stable Diffusion's residual block with a temporal convolution after each of its two convolutions."""
 
-    def __init__(self, make: Layers, channels: int, out_channels: int, embedding: int, groups: int, kernel: int | None):
+    def __init__(
+        self, make: Layers, channels: int, out_channels: int, embedding: int, groups: int, kernel: int | None
+    ):
         super().__init__()
         self.in_layers = nn.Sequential(
             make.GroupNorm(groups, channels), nn.SiLU(), make.Conv2d(channels, out_channels, 3, padding=1)
@@ -46,7 +48,7 @@ class ResBlock(nn.Module):
 
 
 class TransformerBlock(nn.Module):
-    """SelfAttn, PSTAttn, CrossAttn_Dual and FeedForward on the tokens of each frame, pre-norm and residual."""
+    """SelfAttn, PSTAttn, CrossAttn_Dual and FeedForward on the tokens of each frame, pre-norm, residual."""
 
     def __init__(self, make: Layers, width: int, context: int, heads: int, factor: int, pst: bool):
         super().__init__()
@@ -98,7 +100,17 @@ class TemporalTransformer(nn.Module):
 class SpatialTransformer(nn.Module):
     """GroupNorm, projection, the transformer block on each frame's tokens, projection; then TemAttn."""
 
-    def __init__(self, make: Layers, width: int, context: int, heads: int, groups: int, factor: int, pst: bool, temporal: bool):
+    def __init__(
+        self,
+        make: Layers,
+        width: int,
+        context: int,
+        heads: int,
+        groups: int,
+        factor: int,
+        pst: bool,
+        temporal: bool,
+    ):
         super().__init__()
         self.norm = make.GroupNorm(groups, width, eps=1e-6)
         self.proj_in = make.Linear(width, width)

@@ -19,8 +19,7 @@ class Conditioning:
     concat: latents joined to the input along channels, `[b c t h w]`.
 
     Raises:
-        ValueError: fields whose clips or frames disagree; weights that are negative or not finite; an image
-            weight above zero without image tokens.
+        ValueError: fields whose clips or frames disagree.
     """
 
     text: Tensor
@@ -30,8 +29,11 @@ class Conditioning:
     concat: Tensor | None = None
 
     def __post_init__(self):
-        tensors = {"text": (self.text, (3, 4)), "image": (self.image, (3, 4)), "weights": (self.weights, (2, 3))}
-        frames = set()
+        tensors = {
+            "text": (self.text, (3, 4)),
+            "image": (self.image, (3, 4)),
+            "weights": (self.weights, (2, 3)),
+        }
         for name, (tensor, ranks) in tensors.items():
             if tensor is None:
                 continue
@@ -40,16 +42,21 @@ class Conditioning:
                     f"{name} must have {ranks[0]} or {ranks[1]} dimensions, the first {self.clips} clips, "
                     f"got shape {tuple(tensor.shape)}."
                 )
-            if tensor.dim() == ranks[1]:
-                frames.add(tensor.shape[1])
-        if len(frames) > 1:
-            raise ValueError(f"per-frame conditions must agree on the number of frames, got {sorted(frames)}.")
+        if len(self._frames()) > 1:
+            raise ValueError(
+                f"per-frame conditions must agree on the number of frames, got {sorted(self._frames())}."
+            )
         if self.weights.shape[-1] != 2:
             raise ValueError(f"weights must end in 2 (text, image), got shape {tuple(self.weights.shape)}.")
 
     @property
     def clips(self) -> int:
         return self.text.shape[0]
+
+    @property
+    def frames(self) -> int | None:
+        """Frames of the fields that are per frame; None where all frames share everything."""
+        return next(iter(self._frames()), None)
 
     def to(self, device=None, dtype: torch.dtype | None = None) -> "Conditioning":
         """Move every tensor; the weights keep float32."""
@@ -66,6 +73,10 @@ class Conditioning:
     def scaled(self, text: float, image: float) -> "Conditioning":
         """The same conditions with lambda_t and lambda_v multiplied."""
         return self.with_weights(self.weights * self.weights.new_tensor([text, image]))
+
+    def _frames(self) -> set[int]:
+        per_frame = [(self.text, 4), (self.weights, 3)] + ([] if self.image is None else [(self.image, 4)])
+        return {tensor.shape[1] for tensor, rank in per_frame if tensor.dim() == rank}
 
     def _tensors(self) -> list[tuple[str, Tensor]]:
         pairs = ((f.name, getattr(self, f.name)) for f in dataclasses.fields(self))
@@ -102,7 +113,9 @@ def _cat_frames(tensors: list[Tensor], rank: int) -> Tensor:
     """Concatenate tensors of `rank` dimensions (per clip) or one more (per frame, second dimension)."""
     frames = max((x.shape[1] for x in tensors if x.dim() == rank + 1), default=None)
     if frames is not None:
-        tensors = [x if x.dim() == rank + 1 else x.unsqueeze(1).expand(-1, frames, *x.shape[1:]) for x in tensors]
+        tensors = [
+            x if x.dim() == rank + 1 else x.unsqueeze(1).expand(-1, frames, *x.shape[1:]) for x in tensors
+        ]
     return torch.cat(tensors)
 
 

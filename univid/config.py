@@ -18,7 +18,9 @@ class TemporalConfig:
     """What turns the image trunk into a video network (paper III-A-1 and eq. 8)."""
 
     conv_kernels: tuple[int, ...]  # k_f a level, odd; () = no PSTConv
-    segment_frames: tuple[int, ...]  # r_f a level: frames a segment, one reference frame each; () = no PSTAttn
+    segment_frames: tuple[
+        int, ...
+    ]  # r_f a level: frames a segment, one reference frame each; () = no PSTAttn
     attention: bool  # TemAttn after every spatial transformer
 
 
@@ -54,13 +56,21 @@ class UNetConfig:
             ("temporal.segment_frames", self.temporal.segment_frames),
         ):
             if per_level and len(per_level) != levels:
-                raise ValueError(f"{name} needs one entry for each of {levels} levels, got {len(per_level)}; fix the config.")
+                raise ValueError(
+                    f"{name} needs one entry for each of {levels} levels, got {len(per_level)}; fix the config."
+                )
         if any(k < 1 or k % 2 == 0 for k in self.temporal.conv_kernels):
-            raise ValueError(f"temporal.conv_kernels must be odd and positive, got {self.temporal.conv_kernels}.")
+            raise ValueError(
+                f"temporal.conv_kernels must be odd and positive, got {self.temporal.conv_kernels}."
+            )
         if any(r < 1 for r in self.temporal.segment_frames):
-            raise ValueError(f"temporal.segment_frames must be at least 1, got {self.temporal.segment_frames}.")
+            raise ValueError(
+                f"temporal.segment_frames must be at least 1, got {self.temporal.segment_frames}."
+            )
         if self.image_stream.projection != "linear":
-            raise ValueError(f"image_stream.projection must be 'linear', got {self.image_stream.projection!r}.")
+            raise ValueError(
+                f"image_stream.projection must be 'linear', got {self.image_stream.projection!r}."
+            )
         for mult in self.channel_mult:
             width = self.model_channels * mult
             if width % self.head_channels or width % self.norm_groups:
@@ -132,7 +142,9 @@ class ScheduleConfig:
         if self.prediction not in ("eps", "v", "x0"):
             raise ValueError(f"prediction must be 'eps', 'v' or 'x0', got {self.prediction!r}.")
         if self.zero_terminal_snr and self.prediction == "eps":
-            raise ValueError("zero_terminal_snr needs prediction 'v' or 'x0': eps divides by zero at the last timestep.")
+            raise ValueError(
+                "zero_terminal_snr needs prediction 'v' or 'x0': eps divides by zero at the last timestep."
+            )
 
 
 @dataclass(frozen=True)
@@ -205,11 +217,11 @@ TINY = ModelConfig(
     unet=UNetConfig(
         in_channels=4,
         out_channels=4,
-        model_channels=64,
-        channel_mult=(1, 2, 3, 3),
+        model_channels=48,
+        channel_mult=(1, 2, 2, 2),
         num_res_blocks=1,
         attention_levels=(True, True, True, False),
-        head_channels=32,
+        head_channels=24,
         context_dim=64,
         norm_groups=16,
         temporal=TemporalConfig(conv_kernels=(3, 5, 7, 9), segment_frames=(8, 4, 2, 1), attention=True),
@@ -261,7 +273,9 @@ def from_json(cls, text: str):
     try:
         data = json.loads(text)
     except (json.JSONDecodeError, RecursionError) as error:
-        raise ValueError(f"expected a {cls.__name__} as JSON, got text that does not parse ({error}).") from error
+        raise ValueError(
+            f"expected a {cls.__name__} as JSON, got text that does not parse ({error})."
+        ) from error
     return _build(cls, data, cls.__name__)
 
 

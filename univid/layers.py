@@ -1,4 +1,4 @@
-"""The sublayers of UniVid's block: attentions, feed-forward and the pyramid's convolution and reference frames.
+"""The sublayers of UniVid's block: attentions, feed-forward, the pyramid's convolution and reference frames.
 
 Between layers a video is `[(b t) c h w]` in channels-last memory. There tokens `(b t) (h w) c` and the plane
 `b c t (h w)` of the temporal convolution are views, so no layer copies to change its point of view.
@@ -19,7 +19,9 @@ from .attention import AttentionFunction
 class Layers:
     """Makes leaves from an `operations` namespace on one device and dtype: `make.Linear(320, 640)`."""
 
-    def __init__(self, operations, attention: AttentionFunction, device=None, dtype: torch.dtype | None = None):
+    def __init__(
+        self, operations, attention: AttentionFunction, device=None, dtype: torch.dtype | None = None
+    ):
         self.operations = operations
         self.attention = attention
         self.kwargs = {"device": device, "dtype": dtype}
@@ -50,8 +52,8 @@ def reference_frames(frames: int, segment_frames: int, generator: torch.Generato
     """The reference frames Gamma_f of eq. 6: one of each of n = ceil(frames / segment_frames) even segments.
 
     paper: "n_f reference frames from each segment"; we: one frame a segment, n_f segments, because that alone
-    gives the dense middle and sparse outside of Fig. 1. With a generator (training) the frame is uniform in its
-    segment, without (inference) it is the centre. Returns ascending indices `[n]`.
+    gives the dense middle and sparse outside of Fig. 1. With a generator (training) the frame is uniform in
+    its segment, without (inference) it is the centre. Returns ascending indices `[n]`.
     """
     n = math.ceil(frames / segment_frames)
     j = torch.arange(n)
@@ -64,8 +66,8 @@ def reference_frames(frames: int, segment_frames: int, generator: torch.Generato
 class PSTConv(nn.Module):
     """PSTConv-f: a channel-mixing temporal convolution with k_f taps, added to its input.
 
-    paper: "stack a 1D temporal convolution after each 2D convolution"; we: residual and zero-initialised, so that
-    an image model stays itself. A Conv2d with kernel (k, 1) over `b c t (h w)` is that 1-D convolution.
+    paper: "stack a 1D temporal convolution after each 2D convolution"; we: residual and zero-initialised, so
+    that an image model stays itself. A Conv2d with kernel (k, 1) over `b c t (h w)` is that 1-D convolution.
     """
 
     def __init__(self, make: Layers, channels: int, kernel: int):
@@ -80,7 +82,7 @@ class PSTConv(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """Multi-head attention with Stable Diffusion's projections; keys and values from `context` or from x itself."""
+    """Multi-head attention with Stable Diffusion's projections; keys, values from `context` or x itself."""
 
     def __init__(self, make: Layers, width: int, heads: int):
         super().__init__()
@@ -137,7 +139,7 @@ class DualCrossAttention(nn.Module):
         return self.to_out[0](total)
 
     def _stream(self, q: Tensor, k: Tensor, v: Tensor, frames: int, weight: Tensor) -> Tensor:
-        """weight * A(q, k, v). Tokens that all frames share are projected once, and all frames query them at once."""
+        """weight * A(q, k, v). What all frames share is projected once, and all frames query it at once."""
         if k.dim() == 3:
             q = rearrange(q, "(b t) s d -> b (t s) d", t=frames)
             out = rearrange(self.attention(q, k, v, self.heads), "b (t s) d -> b t s d", t=frames)
@@ -171,7 +173,9 @@ class FeedForward(nn.Module):
 def timestep_embedding(timesteps: Tensor, width: int) -> Tensor:
     """Sinusoids of the timestep, cosines first: `[b]` -> `[b width]` in float32 (period 10,000)."""
     frequencies = torch.exp(
-        -math.log(10000) * torch.arange(width // 2, device=timesteps.device, dtype=torch.float32) / (width // 2)
+        -math.log(10000)
+        * torch.arange(width // 2, device=timesteps.device, dtype=torch.float32)
+        / (width // 2)
     )
     angles = timesteps.float()[:, None] * frequencies
     return torch.cat([angles.cos(), angles.sin()], dim=-1)

@@ -1,4 +1,4 @@
-"""UniVid's U-Net: Stable Diffusion's trunk with pyramid spatial-temporal layers and a dual-stream cross-attention."""
+"""UniVid's U-Net: Stable Diffusion's trunk, pyramid spatial-temporal layers, dual-stream cross-attention."""
 
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -18,7 +18,7 @@ from .layers import Context, Layers, reference_frames, timestep_embedding
 class ImageProjection(nn.Module):
     """Image tokens `[... width]` into the text context space `[... context_dim]`.
 
-    Starts from CLIP's ln_post and visual projection (UniVG), so that K_v and V_v can start as copies of K_t and V_t.
+    Starts from CLIP's ln_post and visual projection (UniVG), so K_v and V_v can start as K_t and V_t.
     """
 
     def __init__(self, make: Layers, width: int, context: int):
@@ -36,6 +36,8 @@ class UNet(nn.Module):
     Args:
         operations: namespace of the leaves (Linear, Conv2d, GroupNorm, LayerNorm); a host passes its own.
         attention: function (q, k, v, heads) -> out of every attention.
+        dtype: kept as `.dtype`, the type that inputs come in. It does not follow the weights, because a host
+            may hold them in another type and cast them in its operations; who moves the weights sets it.
     """
 
     def __init__(
@@ -50,7 +52,9 @@ class UNet(nn.Module):
         super().__init__()
         self.config = config
         self.dtype = dtype or torch.get_default_dtype()
-        self.checkpointing = False  # recompute activations in the backward pass: less memory, a third more time
+        self.checkpointing = (
+            False  # recompute activations in the backward pass: less memory, a third more time
+        )
         make = Layers(operations, attention, device, dtype)
         channels, groups = config.model_channels, config.norm_groups
         embedding = 4 * channels
@@ -63,13 +67,19 @@ class UNet(nn.Module):
         def transformer(width: int, level: int) -> SpatialTransformer:
             heads = width // config.head_channels
             pst, factor = bool(temporal.segment_frames), config.factors[level]
-            return SpatialTransformer(make, width, config.context_dim, heads, groups, factor, pst, temporal.attention)
+            return SpatialTransformer(
+                make, width, config.context_dim, heads, groups, factor, pst, temporal.attention
+            )
 
-        self.time_embed = nn.Sequential(make.Linear(channels, embedding), nn.SiLU(), make.Linear(embedding, embedding))
+        self.time_embed = nn.Sequential(
+            make.Linear(channels, embedding), nn.SiLU(), make.Linear(embedding, embedding)
+        )
         self.image_projection = ImageProjection(make, config.image_stream.width, config.context_dim)
 
         widths = [channels * mult for mult in config.channel_mult]
-        self.input_blocks = nn.ModuleList([nn.ModuleList([make.Conv2d(config.in_channels, channels, 3, padding=1)])])
+        self.input_blocks = nn.ModuleList(
+            [nn.ModuleList([make.Conv2d(config.in_channels, channels, 3, padding=1)])]
+        )
         skips = [channels]
         width = channels
         for level, out in enumerate(widths):
@@ -101,7 +111,9 @@ class UNet(nn.Module):
                 self.output_blocks.append(block)
 
         self.out = nn.Sequential(
-            make.GroupNorm(groups, channels), nn.SiLU(), make.Conv2d(channels, config.out_channels, 3, padding=1)
+            make.GroupNorm(groups, channels),
+            nn.SiLU(),
+            make.Conv2d(channels, config.out_channels, 3, padding=1),
         )
 
     def forward(
@@ -119,6 +131,10 @@ class UNet(nn.Module):
             cond: text and image tokens, modality weights, concat latents.
             reference_frames: frame indices for PSTAttn-f by level, {f: indices}; a level left out takes the
                 centre of each segment.
+
+        Raises:
+            ValueError: conditions for other clips or frames than x has, an image weight without image tokens,
+                or a level that the network does not have.
         """
         frames = x.shape[2]
         if cond.concat is not None:
@@ -137,17 +153,29 @@ class UNet(nn.Module):
         return rearrange(self.out(h), "(b t) c h w -> b c t h w", t=frames)
 
     def _context(self, x: Tensor, timesteps: Tensor, cond: Conditioning, given: Mapping) -> Context:
-        frames = x.shape[2]
+        clips, frames = x.shape[0], x.shape[2]
+        if cond.clips != clips or cond.frames not in (None, frames):
+            shape = f"{cond.clips} clips" + (f" of {cond.frames} frames" if cond.frames else "")
+            raise ValueError(
+                f"expected conditions for {clips} clips of {frames} frames, as x has, got {shape}."
+            )
+        for name, levels in (("level_weights", cond.level_weights), ("reference_frames", given)):
+            if unknown := sorted(set(levels) - set(self.config.factors)):
+                raise ValueError(f"{name} must be for levels among {self.config.factors}, got {unknown}.")
         weights = cond.weights if cond.weights.dim() == 3 else cond.weights[:, None]
         text_on, image_on = (weights != 0).flatten(0, 1).any(0).tolist()
         image = None
         if image_on:
             if cond.image is None:
-                raise ValueError("expected image tokens for an image weight above 0, got none; give a picture or weight 0.")
+                raise ValueError(
+                    "expected image tokens for an image weight above 0, got none; give a picture or weight 0."
+                )
             image = self.image_projection(cond.image)
         embedding = self.time_embed(timestep_embedding(timesteps, self.config.model_channels).to(x.dtype))
         references = {
-            factor: torch.as_tensor(given[factor] if factor in given else reference_frames(frames, segment)).to(x.device)
+            factor: torch.as_tensor(
+                given[factor] if factor in given else reference_frames(frames, segment)
+            ).to(x.device)
             for factor, segment in zip(self.config.factors, self.config.temporal.segment_frames, strict=False)
         }
         return Context(
@@ -160,7 +188,9 @@ class UNet(nn.Module):
             references=references,
         )
 
-    def _run(self, block: nn.ModuleList, h: Tensor, context: Context, size: torch.Size | None = None) -> Tensor:
+    def _run(
+        self, block: nn.ModuleList, h: Tensor, context: Context, size: torch.Size | None = None
+    ) -> Tensor:
         for layer in block:
             if isinstance(layer, ResBlock | SpatialTransformer):
                 call = partial(layer, context=context)

@@ -1,1 +1,22 @@
 """One file a stage: what is trained, on what, against which loss."""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from training.config import Recipe
+from training.task import Task
+
+from . import adapters, joint, t2v
+from .towers import TowersTask
+from .unet import UNetTask
+from .vae import AutoencoderTask
+
+# Names a recipe may give as its task: (recipe, folder of all runs) -> Task.
+TASKS: dict[str, Callable[[Recipe, Path], Task]] = {
+    "vae": AutoencoderTask,
+    "towers": TowersTask,
+    "t2v": partial(UNetTask, stage=t2v.STAGE),
+    "adapters": partial(UNetTask, stage=adapters.STAGE),
+    "joint": partial(UNetTask, stage=joint.STAGE),
+}

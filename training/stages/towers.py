@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from training.config import Recipe
 from training.data import shapes
+from training.distributed import share
 from training.task import MicroBatch
 from univid.config import PRESETS
 from univid.encoders import ImageEncoder, TextEncoder, preprocess
@@ -59,11 +60,14 @@ class TowersTask:
     def parameter_groups(self) -> list[dict]:
         matrices = [p for p in self.module.parameters() if p.dim() > 1]
         others = [p for p in self.module.parameters() if p.dim() <= 1]
-        return [{"name": "matrices", "params": matrices}, {"name": "others", "params": others, "weight_decay": 0.0}]
+        return [
+            {"name": "matrices", "params": matrices},
+            {"name": "others", "params": others, "weight_decay": 0.0},
+        ]
 
     def micro_batches(self, step: int) -> Iterator[MicroBatch]:
         size = self.recipe.batch["video"]
-        yield MicroBatch("video", 1.0, range(step * size, (step + 1) * size))
+        yield MicroBatch("video", 1.0, share(range(step * size, (step + 1) * size)))
 
     def loss(self, batch: range) -> tuple[Tensor, dict[str, Tensor]]:
         clips, stills, captions = _pairs(batch, self.recipe.seed, shapes.SEEN_SCENES)
@@ -75,7 +79,11 @@ class TowersTask:
     def _contrast(self, embeddings: Tensor, captions: list[str]) -> tuple[Tensor, Tensor]:
         distinct = sorted(set(captions))
         targets = torch.tensor([distinct.index(caption) for caption in captions])
-        logits = self.module.log_scale.clamp(max=math.log(100)).exp() * embeddings @ self.module.embed_text(distinct).T
+        logits = (
+            self.module.log_scale.clamp(max=math.log(100)).exp()
+            * embeddings
+            @ self.module.embed_text(distinct).T
+        )
         return F.cross_entropy(logits, targets), (logits.argmax(1) == targets).float().mean().detach()
 
     def validate(self, module: Towers) -> dict[str, float]:

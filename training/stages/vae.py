@@ -10,8 +10,10 @@ from torch import Tensor
 
 from training.config import Recipe
 from training.data import shapes
+from training.distributed import share
 from training.metrics.scorer import agreement, read
 from training.rng import generator
+from training.state import load
 from training.task import MicroBatch
 from univid.config import PRESETS
 from univid.vae import Autoencoder
@@ -32,15 +34,13 @@ class AutoencoderTask:
 
     def micro_batches(self, step: int) -> Iterator[MicroBatch]:
         size = self.recipe.batch["image"]
-        indices = range(step * size, (step + 1) * size)
-        yield MicroBatch("image", 1.0, (step, indices))
+        yield MicroBatch("image", 1.0, share(range(step * size, (step + 1) * size)))
 
-    def loss(self, batch: tuple[int, range]) -> tuple[Tensor, dict[str, Tensor]]:
-        step, indices = batch
-        frames, _ = shapes.batch(indices, seed=self.recipe.seed, scenes=shapes.SCENES, stills=True)
+    def loss(self, batch: range) -> tuple[Tensor, dict[str, Tensor]]:
+        frames, _ = shapes.batch(batch, seed=self.recipe.seed, scenes=shapes.SCENES, stills=True)
         images = rearrange(shapes.to_video(frames), "b c 1 h w -> b c h w")
         mean, logvar = self.module.encode_moments(images)
-        noise = torch.randn(mean.shape, generator=generator(self.recipe.seed, "posterior", step))
+        noise = torch.randn(mean.shape, generator=generator(self.recipe.seed, "posterior", batch[0]))
         latents = mean + (logvar / 2).exp() * noise
         error = self.module.decode_images(self.module.config.scale * latents).float() - images
         # The plain background fills nine tenths of a frame; the shape, which is saturated, has to count.
@@ -67,6 +67,16 @@ def reconstruction_figures(vae: Autoencoder, clips: int) -> dict[str, float]:
         right.append(agreement(read(pixels), scene))
     words = {word: sum(r[word] for r in right) / clips for word in right[0]}
     return {"psnr": -10 * math.log10(squared)} | words
+
+
+def frozen_vae(folder: Path) -> Autoencoder:
+    """The finished autoencoder of a run, its latents scaled, ready for the next stages."""
+    saved = load(folder / "final.pt")
+    vae = Autoencoder(PRESETS[saved["recipe"]["options"]["preset"]].vae)
+    vae.load_state_dict(saved["ema"])
+    frames, _ = shapes.batch(range(256), seed=VALIDATION_SEED, scenes=shapes.SCENES, stills=True)
+    fold_scale(vae, rearrange(shapes.to_video(frames), "b c 1 h w -> b c h w"))
+    return vae.eval().requires_grad_(False)
 
 
 @torch.no_grad()

@@ -1,0 +1,140 @@
+"""The recipes of the built-in model, end to end at two steps each, and what every stage may move."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from training.data import shapes
+from training.export import export
+from training.loop import train
+from training.recipes import RECIPES, TINY
+from training.stages import TASKS
+from training.stages.t2v import is_image_stream
+from training.stages.vae import fold_scale
+from training.state import load
+from univid import checkpoints
+from univid.config import PRESETS
+from univid.pipeline import generate
+from univid.vae import Autoencoder
+
+
+def short(name: str, **options):
+    recipe = RECIPES[name]()
+    batch = {modality: 2 for modality in recipe.batch}
+    if "clips" in recipe.options:
+        options = {"clips": 4} | options
+    return dataclasses.replace(recipe, steps=2, batch=batch, validate_every=0, options={**recipe.options, **options})
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """A folder with every run of the built-in model, two steps each."""
+    root = tmp_path_factory.mktemp("runs")
+    for name in TINY:
+        recipe = short(name)
+        train(recipe, TASKS[recipe.task](recipe, root), root / name, progress=False)
+    return root
+
+
+def is_temporal(name: str) -> bool:
+    return "temporal" in name or "pst" in name
+
+
+def test_single_frames_move_spatial_parameters_only(root):
+    recipe = short("tiny_images")
+    task = TASKS[recipe.task](recipe, root)
+    before = task.module.state_dict()
+    saved = load(root / "tiny_images" / "final.pt")
+    for weights in (saved["model"], saved["ema"]):
+        changed = {key for key in before if not torch.equal(before[key], weights[key])}
+        assert changed and not any(is_temporal(key) or is_image_stream(key) for key in changed)
+
+
+@pytest.mark.parametrize(
+    "name, allowed",
+    [
+        ("tiny_t2v", lambda key: not is_image_stream(key)),
+        ("tiny_adapters", lambda key: key.startswith("image_projection.") or ".attn2." in key),
+        ("tiny_joint", lambda key: True),
+    ],
+)
+def test_each_stage_trains_exactly_its_parameters(root, name, allowed):
+    recipe = short(name)
+    task = TASKS[recipe.task](recipe, root)  # with what the stage does at its beginning
+    before = {key: value.clone() for key, value in task.module.named_parameters()}
+    assert {key for key, value in task.module.named_parameters() if value.requires_grad} == set(filter(allowed, before))
+    after = load(root / name / "final.pt")["model"]
+    changed = {key for key in before if not torch.equal(before[key], after[key])}
+    assert changed and all(map(allowed, changed))
+    assert any("attn2.to_k_image" in key for key in changed) == (name != "tiny_t2v")
+    assert any("temporal.proj_out" in key for key in changed) == (name != "tiny_adapters")
+
+
+def test_adapters_start_from_the_vision_tower_and_the_text_stream(root):
+    recipe = short("tiny_adapters")
+    task = TASKS[recipe.task](recipe, root)
+    state = task.module.state_dict()
+    vision = task.towers.vision
+    assert torch.equal(state["image_projection.proj.weight"], vision.proj.T)
+    assert torch.equal(state["image_projection.norm.weight"], vision.ln_post.weight)
+    copies = [key for key in state if key.endswith("to_k_image.weight")]
+    assert copies and all(torch.equal(state[key], state[key.replace("_image", "")]) for key in copies)
+
+
+def test_samples_depend_on_their_position_alone(root):
+    recipe = short("tiny_joint")
+    task = TASKS[recipe.task](recipe, root)
+    whole = task.samples("video", range(8, 16), 8)
+    half = task.samples("video", range(8, 16)[1::2], 8)
+    assert torch.equal(whole.latents[1::2], half.latents) and torch.equal(whole.noise[1::2], half.noise)
+    assert torch.equal(whole.timesteps[1::2], half.timesteps)
+    assert torch.equal(whole.cond.weights[1::2], half.cond.weights)
+    assert not torch.equal(whole.noise, task.samples("video", range(16, 24), 8).noise)
+
+
+def test_modes_come_in_the_stated_shares(root):
+    recipe = short("tiny_joint")
+    task = TASKS[recipe.task](recipe, root)
+    cond = task.samples("video", range(1000), 1000).cond
+    empty = (cond.text == task.text([""])).flatten(1).all(1)
+    modes = [(not e, *w) for e, w in zip(empty.tolist(), cond.weights.tolist(), strict=True)]
+    for mode, share in task.stage.modes.items():
+        assert abs(modes.count((mode[0], *mode[1])) / 1000 - share) < 0.05, mode
+
+
+def test_folding_the_scale_normalises_latents_and_keeps_the_picture():
+    torch.manual_seed(0)
+    vae = Autoencoder(dataclasses.replace(PRESETS["tiny"].vae, channels=8))
+    frames, _ = shapes.batch(range(16), seed=0, stills=True)
+    video = shapes.to_video(frames)
+    before = vae.decode(vae.encode(video))
+    _, logvar = vae.encode_moments(video[:, :, 0])
+    deviation = vae.encode(video).std((0, 2, 3, 4))
+    fold_scale(vae, video[:, :, 0])
+    latents = vae.encode(video)
+    assert latents.mean((0, 2, 3, 4)).abs().max() < 1e-3
+    assert (latents.std((0, 2, 3, 4)) - 1).abs().max() < 0.01
+    torch.testing.assert_close(vae.decode(latents), before, atol=1e-4, rtol=1e-4)
+    _, folded = vae.encode_moments(video[:, :, 0])  # the posterior's deviation scales with the latents
+    change = (folded - logvar).mean((0, 2, 3))
+    torch.testing.assert_close(change, -2 * deviation.log(), atol=1e-3, rtol=1e-3)
+
+
+def test_export_loads_and_generates(root, tmp_path):
+    path = tmp_path / "tiny.safetensors"
+    export(root, "tiny_joint", path)
+    model = checkpoints.load(path)
+    video = generate(model, "a red circle moves left on a black background", steps=2, frames=3)
+    assert video.shape == (1, 3, 3, 64, 64)
+    assert "tiny_adapters" in model.info["source"]
+    saved = load(root / "tiny_joint" / "final.pt")["ema"]
+    assert torch.equal(model.unet.state_dict()["out.2.weight"], saved["out.2.weight"].half().float())
+
+
+def test_loss_list_is_the_golden_one(root):
+    """Five steps of stage 1 from fixed seeds: a change of the recipe, model or data shows here."""
+    recipe = dataclasses.replace(short("tiny_t2v", start=None), dtype="float32", steps=5)
+    task = TASKS[recipe.task](recipe, root)
+    losses = [sum(m.weight * task.loss(m.batch)[0].item() for m in task.micro_batches(step)) for step in range(5)]
+    assert all(0.1 < loss < 10 for loss in losses), losses

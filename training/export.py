@@ -1,0 +1,58 @@
+"""From the finished runs to one native checkpoint: the built-in model."""
+
+from pathlib import Path
+
+import torch
+
+from training.stages.towers import Towers
+from training.stages.vae import frozen_vae
+from training.state import load
+from univid import checkpoints
+from univid.config import PRESETS, PROFILES
+from univid.model import UniVid
+from univid.unet import UNet
+
+
+def export(root: Path, run: str, out: Path) -> None:
+    """Write the EMA weights of the U-Net run `run` and of the runs it was trained with to `out`, in float16."""
+    saved = load(root / run / "final.pt")
+    options = saved["recipe"]["options"]
+    preset = options["preset"]
+    config = PRESETS[preset]
+    towers = Towers(preset)
+    towers.load_state_dict(load(root / options["towers"] / "final.pt")["ema"])
+    unet = UNet(config.unet)
+    unet.load_state_dict(saved["ema"])
+    runs = lineage(root, run)
+    model = UniVid(
+        config=config,
+        profile=PROFILES[preset],
+        unet=unet,
+        vae=frozen_vae(root / options["vae"]),
+        text_encoder=towers.text,
+        image_encoder=towers.vision,
+        info={
+            "source": f"python -m training tiny: {' -> '.join(runs)}",
+            "training_step": str(saved["step"]),
+            "training_minutes": ", ".join(f"{name} {minutes:.0f}" for name, minutes in runs.items()),
+            "licence": "Apache-2.0",
+        },
+    )
+    checkpoints.save(out, model, dtype=torch.float16)
+
+
+def lineage(root: Path, run: str) -> dict[str, float]:
+    """The runs that led to this one, first to last, and the minutes that each took."""
+    saved = load(root / run / "final.pt")
+    options = saved["recipe"]["options"]
+    parents = (
+        [options["start"]]
+        if options.get("start")
+        else [options["vae"], options["towers"]]
+        if "vae" in options
+        else []
+    )
+    minutes: dict[str, float] = {}
+    for parent in parents:
+        minutes |= lineage(root, parent)
+    return minutes | {run: saved["seconds"] / 60}

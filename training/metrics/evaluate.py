@@ -1,0 +1,317 @@
+"""Scores a checkpoint: clips made under known conditions and read back off their pixels.
+
+protocol.json fixes the rows, their seeds and their goals, training/data/held_out.json what is held out.
+Scene, picture and noise of a row's clip are functions of (row.seed, index) alone, so a longer evaluation
+contains a shorter one.
+"""
+
+import json
+import multiprocessing
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from training.data import shapes
+from training.data.shapes import Scene
+from training.state import atomic
+from univid.checkpoints import load
+from univid.config import SamplingProfile
+from univid.initialization import initialize
+from univid.model import UniVid
+from univid.pipeline import generate, profile_guider
+from univid.video import to_uint8
+
+from . import table
+from .scorer import Reading, agreement, distance, read
+
+SCENES = {"seen": shapes.SEEN_SCENES, "held_out": shapes.HELD_OUT_SCENES}
+CONTENT = ("color", "shape", "background")  # what a picture can show
+NEAR = 0.08  # sides, between the picture's position and a clip's nearest frame
+SLACK = 0.05  # how far steering may go back on its way
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+T2V = "T2V, seen"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a table.
+
+    given: "text"; "picture", with the empty text; "both", a frame of a clip of the text's scene; "conflict",
+        a picture whose colour, shape and background all differ from the text's.
+    weights: (lambda_t, lambda_v).
+    control: "untrained", a U-Net as training starts from; "shuffled", the clips of the row T2V, each scored
+        against the caption of the next one; None.
+    at_least, at_most: the goals, bounds of figures.
+    """
+
+    name: str
+    group: str
+    given: str
+    scenes: str
+    weights: tuple[float, float]
+    seed: int
+    control: str | None
+    at_least: Mapping[str, float]
+    at_most: Mapping[str, float]
+
+
+PROTOCOL = json.loads(Path(__file__).with_name("protocol.json").read_text())
+ROWS = {entry["name"]: Row(**entry) for entry in PROTOCOL["rows"]}
+
+
+@dataclass(frozen=True, eq=False)
+class Condition:
+    """What one clip is asked for: the scene that the text names, the scene that the picture shows, or both.
+
+    picture: uint8 `[h w 3]`.
+    """
+
+    text: Scene | None
+    shown: Scene | None
+    picture: np.ndarray | None
+
+
+def conditions(row: Row, indices: range, profile: SamplingProfile) -> list[Condition]:
+    """What the clips `indices` of a row are asked for."""
+    return [_condition(row, index, profile.frames, profile.height) for index in indices]
+
+
+def _condition(row: Row, index: int, frames: int, size: int) -> Condition:
+    """A row goes through its scenes evenly, in a shuffled order."""
+    scenes, rng = SCENES[row.scenes], np.random.default_rng([row.seed, index])
+    order = np.random.default_rng(row.seed).permutation(len(scenes))
+    scene = shown = scenes[order[index % len(scenes)]]
+    if row.given == "text":
+        return Condition(scene, None, None)
+    if row.given == "conflict":
+        unlike = [s for s in scenes if all(getattr(s, word) != getattr(scene, word) for word in CONTENT)]
+        shown = unlike[rng.integers(len(unlike))]
+    clip = shapes.draw(shown, rng, frames, size)
+    return Condition(None if row.given == "picture" else scene, shown, clip[rng.integers(frames)])
+
+
+def make_clips(model: UniVid, row: Row, asked: Sequence[Condition], seed: int) -> np.ndarray:
+    """The model's clips uint8 `[b t h w 3]` by its own profile; clip i starts from the noise of seed + i."""
+    text_weight, image_weight = row.weights
+    pictures = None
+    if row.given != "text":
+        stacked = torch.from_numpy(np.stack([c.picture for c in asked]))
+        pictures = shapes.to_video(stacked[:, None])[:, :, 0]  # [b 3 h w]
+    with torch.inference_mode():
+        video = generate(
+            model,
+            [c.text.caption if c.text else "" for c in asked],
+            pictures,
+            text_weight=text_weight,
+            image_weight=image_weight,
+            seed=seed,
+        )
+    return np.stack([to_uint8(clip) for clip in video.split(1)])
+
+
+def read_clips(model: UniVid, row: Row, indices: range) -> list[Reading]:
+    """Make the clips `indices` of a row as one batch and read them."""
+    asked = conditions(row, indices, model.profile)
+    return [read(clip) for clip in make_clips(model, row, asked, row.seed + indices[0])]
+
+
+def marks(asked: Condition, reading: Reading) -> dict[str, float]:
+    """What is right about one clip; a clip in which nothing was found is wrong everywhere.
+
+    text_*, picture_*: a word agrees with the text, with the picture; *_content: colour, shape and background
+    at once; text_all: all four. near: some frame is within NEAR of the picture's position. both: the
+    picture's content and the text's motion. moves, steadiness (0..1): as the scorer says.
+    """
+    found: dict[str, float] = {
+        "found": reading.found,
+        "moves": reading.moves,
+        "steadiness": reading.steadiness,
+    }
+    for name, scene in (("text", asked.text), ("picture", asked.shown)):
+        if scene is not None:
+            right = agreement(reading, scene)
+            right["content"] = all(right[word] for word in CONTENT)
+            words = [*CONTENT, "content", *(["motion", "all"] if name == "text" else [])]
+            found |= {f"{name}_{word}": right[word] for word in words}
+    if asked.picture is not None:
+        found["near"] = distance(reading, read(asked.picture[None])) <= NEAR
+        if asked.text is not None:
+            found["both"] = found["picture_content"] and found["text_motion"]
+    return found
+
+
+def score(asked: Sequence[Condition], readings: Sequence[Reading]) -> dict[str, dict[str, float]]:
+    """Value and 95 % interval of every mark over the clips of a row."""
+    rows = [marks(one, reading) for one, reading in zip(asked, readings, strict=True)]
+    figures = {name: table.share([row[name] for row in rows]) for name in rows[0]}
+    return figures | {"steadiness": table.mean([row["steadiness"] for row in rows])}
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where clips are made. workers: processes of one thread each; 1 = this one, with its threads."""
+
+    workers: int = 1
+    device: str = "cpu"
+    dtype: str = "fp32"
+
+
+def evaluate(
+    checkpoint: str | os.PathLike,
+    *,
+    out: Path,
+    readme: Path | None = None,
+    clips: int = PROTOCOL["clips"],
+    ablation: Mapping[str, str | os.PathLike] | None = None,
+    machine: Machine | None = None,
+) -> dict:
+    """Score a checkpoint by the protocol; write all figures to `out` (JSON) and the tables into `readme`.
+
+    Args:
+        checkpoint: a native checkpoint, or "built-in".
+        clips: a row.
+        ablation: name -> checkpoint trained for one equal budget; each is scored on the row T2V.
+
+    Returns:
+        What `out` holds: rows, ablation, and checks, the goals met and missed.
+
+    Raises:
+        ValueError: no clips, an unknown dtype, a README without its two markers, or a checkpoint that
+            cannot be read.
+    """
+    machine, ablation = machine or Machine(), ablation or {}
+    if clips < 1 or machine.workers < 1:
+        raise ValueError(f"clips and workers must be at least 1, got {clips} and {machine.workers}.")
+    if machine.dtype not in DTYPES:
+        raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {machine.dtype!r}.")
+    if readme is not None:
+        table.replace_between(readme.read_bytes().decode(), "")  # fails now, not after an hour
+    _model.cache_clear()
+    model = _model(str(checkpoint), None, machine.device, machine.dtype)
+    for path in ablation.values():
+        load(path, parts=())
+    profile = model.profile
+
+    made = [row for row in ROWS.values() if row.control != "shuffled"]
+    tasks = [(str(checkpoint), row) for row in made] + [(str(path), ROWS[T2V]) for path in ablation.values()]
+    readings = _run(tasks, clips, machine)
+    by_name = dict(zip((row.name for row in made), readings, strict=False))
+    rows = {}
+    for name, row in ROWS.items():
+        asked = conditions(row, range(clips), profile)
+        if row.control == "shuffled":
+            asked = asked[1:] + asked[:1]
+        rows[name] = _entry(row, asked, by_name.get(name, by_name[T2V]))
+    scores = [score(conditions(ROWS[T2V], range(clips), profile), each) for each in readings[len(made) :]]
+    result = {
+        "checkpoint": Path(checkpoint).name,
+        "settings": (
+            f"{clips} clips a row, {profile.frames} frames of {profile.width} x {profile.height}, "
+            f"{profile.steps} steps of {profile.sampler} ({profile.sigma_schedule}), "
+            f"{profile_guider(profile)}, weights in {machine.dtype} on {machine.device}"
+        ),
+        "clips": clips,
+        "near": NEAR,
+        "info": model.info,
+        "checks": checks(rows),
+        "ablation": dict(zip(ablation, scores, strict=True)),
+        "rows": rows,
+    }
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with atomic(out) as temporary:
+        temporary.write_text(json.dumps(result, indent=1) + "\n")
+    if readme is not None:
+        text = table.replace_between(readme.read_bytes().decode(), table.markdown(result))
+        with atomic(readme) as temporary:
+            temporary.write_bytes(text.encode())
+    return result
+
+
+def checks(rows: Mapping[str, dict]) -> list[dict]:
+    """Every goal of the protocol: what, the value, the bound, and whether it is met.
+
+    rows: name -> {"figures": ...}. Steering has to go one way: no point may be more than SLACK worse than an
+    earlier one.
+    """
+
+    def check(what: str, value: float, sign: str, bound: float) -> dict:
+        met = value >= bound if sign == ">=" else value <= bound
+        return {"what": what, "value": value, "sign": sign, "bound": bound, "met": met}
+
+    found = [
+        check(f"{row.name}: {table.COLUMNS[figure]}", rows[row.name]["figures"][figure]["value"], sign, bound)
+        for row in ROWS.values()
+        for sign, bounds in ((">=", row.at_least), ("<=", row.at_most))
+        for figure, bound in bounds.items()
+    ]
+    steering = [rows[name]["figures"] for name, row in ROWS.items() if row.group == "steering"]
+    falling = [figures["text_content"]["value"] for figures in steering]
+    rising = [figures["picture_content"]["value"] for figures in steering]
+    for what, values in (("text rises", falling), ("picture falls", rising[::-1])):
+        back = max(value - min(values[: i + 1]) for i, value in enumerate(values))
+        found.append(check(f"steering: on the way agreement with the {what} by", back, "<=", SLACK))
+    return found
+
+
+def _entry(row: Row, asked: Sequence[Condition], readings: Sequence[Reading]) -> dict:
+    """A row's figures, and for each clip what was asked and what was seen."""
+    clips = [_words(c, reading) for c, reading in zip(asked, readings, strict=True)]
+    return {"group": row.group, "weights": row.weights, "figures": score(asked, readings), "clips": clips}
+
+
+def _words(asked: Condition, reading: Reading) -> dict[str, str]:
+    seen = Scene(*(getattr(reading, word) or "?" for word in ("color", "shape", "motion", "background")))
+    words = {"text": asked.text and asked.text.caption, "picture": asked.shown and asked.shown.still_caption}
+    return {name: word for name, word in words.items() if word} | {"seen": seen.caption}
+
+
+Job = tuple[str, Row, range, str, str]  # checkpoint, row, indices, device, dtype
+
+
+def _run(tasks: Sequence[tuple[str, Row]], clips: int, machine: Machine) -> list[list[Reading]]:
+    """The readings of every (checkpoint, row)."""
+    batch = PROTOCOL["batch"]
+    spans = [range(start, min(start + batch, clips)) for start in range(0, clips, batch)]
+    jobs = [(path, row, span, machine.device, machine.dtype) for path, row in tasks for span in spans]
+    done: list[Reading] = []
+    with _mapper(machine.workers) as run, tqdm(total=clips * len(tasks), unit="clip", mininterval=1) as bar:
+        for job, readings in zip(jobs, run(_read_job, jobs), strict=True):
+            bar.set_description(f"{Path(job[0]).stem} {job[1].name}", refresh=False)
+            bar.update(len(readings))
+            done += readings
+    return [done[i * clips : (i + 1) * clips] for i in range(len(tasks))]
+
+
+@contextmanager
+def _mapper(workers: int) -> Iterator:
+    """A `map` over processes of one thread each, which small networks fill best, or the plain one."""
+    if workers == 1:
+        yield map
+        return
+    context = multiprocessing.get_context("spawn")  # a fork after torch has started threads can hang
+    with ProcessPoolExecutor(workers, context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        yield pool.map
+
+
+def _read_job(job: Job) -> list[Reading]:
+    checkpoint, row, indices, device, dtype = job
+    return read_clips(
+        _model(checkpoint, row.seed if row.control == "untrained" else None, device, dtype), row, indices
+    )
+
+
+@lru_cache(maxsize=2)
+def _model(checkpoint: str, untrained: int | None, device: str, dtype: str) -> UniVid:
+    """The model of a checkpoint; with a seed in `untrained` its U-Net is as training starts from."""
+    model = load(checkpoint, device=device, dtype=DTYPES[dtype])
+    if untrained is not None:
+        initialize(model.unet, untrained)
+    return model

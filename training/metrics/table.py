@@ -1,0 +1,116 @@
+"""Shares with their intervals, and the tables of an evaluation in a README."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+BEGIN, END = "<!-- evaluation:begin -->", "<!-- evaluation:end -->"
+Z = 1.959964  # 95 % of a normal distribution lie within
+
+COLUMNS = {
+    "text_color": "colour",
+    "text_shape": "shape",
+    "text_background": "background",
+    "text_motion": "motion of the text",
+    "text_all": "all four",
+    "text_content": "agrees with the text",
+    "picture_color": "colour",
+    "picture_shape": "shape",
+    "picture_background": "background",
+    "picture_content": "agrees with the picture",
+    "both": "picture and motion",
+    "moves": "moves",
+    "near": "position",
+    "steadiness": "consistency",
+}
+TABLES = {  # group: (what the rows are, columns)
+    "t2v": (
+        "text to video",
+        ("text_color", "text_shape", "text_background", "text_motion", "text_all", "steadiness"),
+    ),
+    "picture": (
+        "with a picture",
+        (
+            "picture_color",
+            "picture_shape",
+            "picture_background",
+            "text_motion",
+            "both",
+            "moves",
+            "near",
+            "steadiness",
+        ),
+    ),
+    "steering": ("text and picture in conflict", ("text_content", "picture_content", "text_motion", "moves")),
+    "ablation": ("one equal, shorter budget", ("steadiness", "text_motion")),
+}
+LEGEND = """In percent, with 95 % intervals (Wilson's; for consistency, a mean, the normal one).
+A clip in which the scorer finds nothing counts as wrong. Position: in some frame within {near} sides of the
+picture's. Agrees: colour, shape and background at once. Consistency: share of neighbouring frames that agree
+in colour and shape and lie on one steady track."""
+
+
+def share(hits: Sequence[bool]) -> dict[str, float]:
+    """Share of hits and its 95 % interval after Wilson (1927), all 0..1."""
+    n, p = len(hits), float(np.mean(hits))
+    center = (p + Z**2 / (2 * n)) / (1 + Z**2 / n)
+    half = Z / (1 + Z**2 / n) * (p * (1 - p) / n + Z**2 / (4 * n**2)) ** 0.5
+    return {"value": p, "low": max(0.0, center - half), "high": min(1.0, center + half)}
+
+
+def mean(values: Sequence[float]) -> dict[str, float]:
+    """Mean of values in 0..1 and its normal 95 % interval."""
+    value = float(np.mean(values))
+    half = Z * float(np.std(values)) / max(1, len(values) - 1) ** 0.5
+    return {"value": value, "low": max(0.0, value - half), "high": min(1.0, value + half)}
+
+
+def markdown(result: Mapping) -> str:
+    """The tables of what `evaluate` returns."""
+    groups = {group: {} for group in TABLES}
+    for name, row in result["rows"].items():
+        groups[row["group"]][name] = row["figures"]
+    groups["ablation"] = result["ablation"]
+    parts = [
+        f"`{result['checkpoint']}`: {result['settings']}. {LEGEND.format(**result)}",
+        goals(result["checks"]),
+    ]
+    parts += [_table(*TABLES[group], rows) for group, rows in groups.items() if rows]
+    return "\n\n".join(parts)
+
+
+def goals(checks: Sequence[Mapping]) -> str:
+    """One line on the goals, which names every one that is missed."""
+    missed = [
+        f"{check['what']} {100 * check['value']:.1f} (goal {check['sign']} {100 * check['bound']:g})"
+        for check in checks
+        if not check["met"]
+    ]
+    line = f"Goals met: {len(checks) - len(missed)} of {len(checks)}."
+    return f"{line} Missed: {'; '.join(missed)}." if missed else line
+
+
+def replace_between(text: str, content: str) -> str:
+    """`text` with `content` between the two markers, everything else as it was.
+
+    Raises:
+        ValueError: the markers are not there once each, in order.
+    """
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not (begin and end) or text.count(BEGIN) + text.count(END) != 2:
+        raise ValueError(f"expected {BEGIN} and then {END} once each in the README; add the two lines.")
+    return f"{before}{BEGIN}\n{content}\n{END}{after}"
+
+
+def _table(title: str, columns: Sequence[str], rows: Mapping[str, Mapping]) -> str:
+    lines = [[title, *(COLUMNS[column] for column in columns)], ["---"] + ["---:"] * len(columns)]
+    lines += [[name, *(_cell(figures.get(column)) for column in columns)] for name, figures in rows.items()]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _cell(figure: Mapping[str, float] | None) -> str:
+    if figure is None:
+        return ""
+    value, low, high = (100 * figure[key] for key in ("value", "low", "high"))
+    return f"{value:.1f} [{low:.1f}, {high:.1f}]"

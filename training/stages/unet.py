@@ -1,0 +1,173 @@
+"""What the three stages of the U-Net share: micro-batches of single frames and of clips, and their loss.
+
+A stage says which parameters it trains and in which modes it shows text and picture; see t2v.py, adapters.py and
+joint.py.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from training import distributed
+from training.config import Recipe
+from training.data import features, shapes
+from training.rng import generator
+from training.state import load
+from training.task import MicroBatch
+from univid.attention import attention
+from univid.conditioning import Conditioning
+from univid.config import PRESETS
+from univid.diffusion import NoiseSchedule, training_loss
+from univid.initialization import initialize
+from univid.layers import reference_frames
+from univid.unet import UNet
+
+from .towers import Towers
+from .vae import frozen_vae
+
+# The conditions that a sample shows: (text given, modality weights (lambda_t, lambda_v)).
+NONE, TEXT, BOTH = (False, (1.0, 0.0)), (True, (1.0, 0.0)), (True, (1.0, 1.0))
+IMAGE, IMAGE_ONLY = (False, (1.0, 1.0)), (False, (0.0, 1.0))
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One of the paper's three stages (IV-A).
+
+    trains: whether a parameter of this name is trained. modes: conditions and how often they are shown.
+    """
+
+    trains: Callable[[str], bool]
+    modes: Mapping[tuple[bool, tuple[float, float]], float]
+    begin: Callable[[UNet, Towers], None] = lambda unet, towers: None
+
+
+@dataclass(frozen=True)
+class Samples:
+    """One micro-batch: latents `[b c t h w]`, what shall be denoised from them, and under which conditions."""
+
+    latents: Tensor
+    noise: Tensor
+    timesteps: Tensor
+    cond: Conditioning
+    reference_frames: Mapping[int, Tensor]
+
+
+def attention_in_float32(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
+    """Under bf16 autocast the attention stays float32: its bf16 backward pass is five times slower on a CPU."""
+    with torch.autocast(q.device.type, enabled=False):
+        return attention(q.float(), k.float(), v.float(), heads)
+
+
+class UNetTask:
+    """Denoising of cached latents. Frames, noise, modes and reference frames are functions of the step."""
+
+    def __init__(self, recipe: Recipe, root: Path, stage: Stage):
+        options = recipe.options
+        self.recipe, self.stage = recipe, stage
+        self.config = PRESETS[options["preset"]]
+        self.schedule = NoiseSchedule(self.config.schedule)
+        self.vae = frozen_vae(root / options["vae"])
+        self.towers = Towers(options["preset"])
+        self.towers.load_state_dict(load(root / options["towers"] / "final.pt")["ema"])
+        self.towers.eval().requires_grad_(False)
+        self.text = features.CaptionTokens(self.towers.text)
+        self.data = features.prepare(
+            root, self.vae, self.towers.vision, seed=options["data_seed"], clips=options["clips"],
+            frames=options["frames"],
+        )  # fmt: skip
+        self.module = UNet(self.config.unet, attention=attention_in_float32)
+        if options["start"] is None:
+            initialize(self.module, recipe.seed)
+        else:
+            self.module.load_state_dict(load(root / options["start"] / "final.pt")["ema"])
+            stage.begin(self.module, self.towers)
+        for name, parameter in self.module.named_parameters():
+            parameter.requires_grad_(stage.trains(name))
+
+    def parameter_groups(self) -> list[dict]:
+        trained = [p for p in self.module.parameters() if p.requires_grad]
+        return [
+            {"name": "matrices", "params": [p for p in trained if p.dim() > 1]},
+            {"name": "others", "params": [p for p in trained if p.dim() <= 1], "weight_decay": 0.0},
+        ]
+
+    def micro_batches(self, step: int) -> Iterator[MicroBatch]:
+        """Single frames first, then clips: the last backward pass reaches every parameter."""
+        for modality in ("image", "video"):
+            if size := self.recipe.batch.get(modality, 0):
+                weight = self.recipe.options["loss_weights"][modality]
+                positions = distributed.share(range(step * size, (step + 1) * size))
+                yield MicroBatch(modality, weight, self.samples(modality, positions, size))
+
+    def loss(self, batch: Samples) -> tuple[Tensor, dict[str, Tensor]]:
+        def network(x: Tensor, timesteps: Tensor, cond: Conditioning) -> Tensor:
+            return self.module(x, timesteps, cond, reference_frames=batch.reference_frames)
+
+        prediction = self.config.schedule.prediction
+        loss = training_loss(
+            network, self.schedule, prediction, batch.latents, batch.noise, batch.timesteps, batch.cond
+        )
+        return loss.mean(), {}
+
+    def samples(self, modality: str, positions: range, size: int, seed: int | None = None) -> Samples:
+        """The samples at global `positions`; `size` is that of the whole step's micro-batch."""
+        seed = self.recipe.seed if seed is None else seed
+        step = positions[0] // size
+        drawn = [self._draw(modality, position, seed) for position in positions]
+        latents, images, text, weights, noise = zip(*drawn, strict=True)
+        # One offset a step and an even spread over it: the timesteps of a batch cover the schedule evenly.
+        offset = torch.rand((), generator=generator(seed, f"{modality} timesteps", step))
+        spread = (offset + (torch.tensor(positions) % size) / size) % 1
+        timesteps = (spread * self.config.schedule.num_timesteps).long()
+        frames = latents[0].shape[1]
+        references = {
+            factor: reference_frames(frames, segment, generator(seed, f"references {factor}", step))
+            for factor, segment in zip(
+                self.config.unet.factors, self.config.unet.temporal.segment_frames, strict=False
+            )
+        }
+        cond = Conditioning(
+            text=self.text(list(text)), image=torch.stack(images), weights=torch.tensor(weights)
+        )
+        return Samples(torch.stack(latents), torch.stack(noise), timesteps, cond, references)
+
+    def _draw(
+        self, modality: str, position: int, seed: int
+    ) -> tuple[Tensor, Tensor, str, tuple[float, float], Tensor]:
+        """Latents `[c t h w]`, image tokens, caption, modality weights and noise of one sample."""
+        rng = generator(seed, modality, position)
+        index = int(torch.randint(len(self.data.scenes), (), generator=rng))
+        scene = shapes.SCENES[self.data.scenes[index]]
+        latents = self.data.latents[index].float()
+        reference = int(
+            torch.randint(latents.shape[1], (), generator=rng)
+        )  # the frame that is shown as picture
+        image, caption = self.data.image_tokens[index, reference].float(), scene.caption
+        if modality == "image":
+            latents = latents[:, reference : reference + 1]
+            if torch.rand((), generator=rng) < 0.5:
+                caption = scene.still_caption
+        else:
+            stride = self.recipe.options["frame_stride"]
+            latents = latents[:, int(torch.randint(stride, (), generator=rng)) :: stride]
+        modes = list(self.stage.modes)
+        chances = torch.tensor([self.stage.modes[mode] for mode in modes])
+        has_text, weights = modes[int(torch.multinomial(chances, 1, generator=rng))]
+        noise = torch.randn(latents.shape, generator=rng)
+        return latents, image, caption if has_text else features.EMPTY, weights, noise
+
+    def validate(self, module: UNet) -> dict[str, float]:
+        """Loss on samples that no step draws, always the same ones."""
+        figures = {}
+        trained, self.module = self.module, module
+        for modality in ("image", "video"):
+            size = {"image": 128, "video": 32}[modality]
+            figures[f"{modality}_loss"] = self.loss(self.samples(modality, range(size), size, seed=-1))[
+                0
+            ].item()
+        self.module = trained
+        return figures
