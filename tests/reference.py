@@ -1,4 +1,4 @@
-"""UniVid's equations as plain loops, and Stable Diffusion's U-Net of diffusers carrying them: what tests compare with."""
+"""What tests compare with: UniVid's equations as plain loops, and diffusers' U-Net that carries them."""
 
 import diffusers
 import torch
@@ -36,7 +36,7 @@ def randn(*shape, seed=0):
 
 @torch.no_grad()
 def randomize(module, seed=0):
-    """Every parameter random; norms near the identity and matrices by their fan-in, so that activations keep their size."""
+    """Every parameter random, at a scale that keeps the size of activations."""
     generator = torch.Generator().manual_seed(seed)
     for layer in module.modules():
         for name, parameter in layer.named_parameters(recurse=False):

@@ -177,10 +177,10 @@ def test_level_weights_act_at_their_level_only(dual):
     plain = dual.run([(0.8, 0.6)])
     assert torch.equal(dual.run([(0.8, 0.6)], 1, levels), plain)
     assert difference(dual.run([(0.8, 0.6)], 2, levels), dual.run([(0.4, 1.8)])) < 1e-5
-    assert torch.equal(dual.run([(0.8, 0.6)], 4, levels), dual.run([(0, 0.6)], text=None)) and dual.calls == 1
-    assert (
-        torch.equal(dual.run([(0.8, 0.6)], 8, levels), dual.run([(0.8, 0)], image=None)) and dual.calls == 1
-    )
+    for factor, weights in ((4, (0, 0.6)), (8, (0.8, 0))):  # and a zero skips the stream
+        assert torch.equal(dual.run([(0.8, 0.6)], factor, levels), dual.run([weights]))
+        dual.run([(0.8, 0.6)], factor, levels)
+        assert dual.calls == 1
     assert difference(plain, dual.run([(0.8, 0.6)], 2, levels)) > 1e-2
 
 

@@ -33,7 +33,7 @@ def share(positions: range) -> range:
     """This process's part of the samples of a micro-batch.
 
     Raises:
-        ValueError: the samples do not divide evenly, so that a mean over processes would not be the batch's mean.
+        ValueError: the samples do not divide evenly; a mean over processes would not be the batch's mean.
     """
     processes = dist.get_world_size() if dist.is_initialized() else 1
     if len(positions) % processes:

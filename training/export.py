@@ -7,26 +7,26 @@ import torch
 from training.stages.towers import Towers
 from training.stages.vae import frozen_vae
 from training.state import load
+from training.variants import CONFIGS
 from univid import checkpoints
-from univid.config import PRESETS, PROFILES
+from univid.config import PROFILES
 from univid.model import UniVid
 from univid.unet import UNet
 
 
 def export(root: Path, run: str, out: Path) -> None:
-    """Write the EMA weights of the U-Net run `run` and of the runs it was trained with to `out`, in float16."""
+    """Write the EMA weights of the U-Net run `run` and of the runs before it to `out`, in float16."""
     saved = load(root / run / "final.pt")
     options = saved["recipe"]["options"]
-    preset = options["preset"]
-    config = PRESETS[preset]
-    towers = Towers(preset)
+    config = CONFIGS[options["preset"]]
+    towers = Towers()
     towers.load_state_dict(load(root / options["towers"] / "final.pt")["ema"])
     unet = UNet(config.unet)
     unet.load_state_dict(saved["ema"])
     runs = lineage(root, run)
     model = UniVid(
         config=config,
-        profile=PROFILES[preset],
+        profile=PROFILES["tiny"],
         unet=unet,
         vae=frozen_vae(root / options["vae"]),
         text_encoder=towers.text,

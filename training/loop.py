@@ -73,8 +73,9 @@ def train(recipe: Recipe, task: Task, folder: Path | str, *, device="cpu", progr
                 state.save(folder, recipe)
                 report.draw(folder)
             if stopping:
+                reason = caught[0] if caught else "another process"
                 raise SystemExit(
-                    f"stopped by {(caught or ['a signal'])[0]} at step {state.step}, all is saved; run it again to go on."
+                    f"stopped by {reason} at step {state.step}, all is saved; run it again to go on."
                 )
     if main:
         state.save_final(folder, recipe)

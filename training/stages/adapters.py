@@ -1,4 +1,4 @@
-"""Stage 2, the image stream: the image projection and the whole dual-stream cross-attention learn T2V, I2V, (T+I)2V."""
+"""Stage 2: the image projection and the whole dual-stream cross-attention learn T2V, I2V and (T+I)2V."""
 
 from univid.initialization import start_image_stream
 from univid.unet import UNet
@@ -6,8 +6,8 @@ from univid.unet import UNet
 from .towers import Towers
 from .unet import BOTH, IMAGE, IMAGE_ONLY, NONE, TEXT, Stage
 
-# paper: T2V, I2V and (T+I)2V; we: these shares, and half of the I samples without the text stream, so that both ends
-# of the steering are trained.
+# paper: T2V, I2V and (T+I)2V; we: these shares, and half of the I samples without the text stream, so that
+# both ends of the steering are trained.
 MODES = {NONE: 0.1, TEXT: 0.3, IMAGE: 0.15, IMAGE_ONLY: 0.15, BOTH: 0.3}
 
 

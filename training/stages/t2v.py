@@ -1,7 +1,7 @@
 """Stage 1, text to video: everything but the image stream learns.
 
-Single frames skip every temporal layer, so they move spatial parameters only ("for image inputs, we exclusively
-updated the spatial layer"); clips move both.
+Single frames skip every temporal layer, so they move spatial parameters only (paper: "for image inputs, we
+exclusively updated the spatial layer"); clips move both.
 """
 
 from .unet import NONE, TEXT, Stage

@@ -1,9 +1,9 @@
 """Stage: the small OpenCLIP towers, contrastively, on pictures and on pairs of pictures.
 
-CLIP's own loss pairs one picture with one caption. A caption of our grammar also names a motion, which one picture
-does not show; so the first and the last frame of a clip, joined by a linear head that is dropped afterwards, are
-paired with the full caption, and each frame alone with its still caption. Then motion words get a meaning, and the
-picture's embedding has to say where and how large the shape is.
+CLIP's own loss pairs one picture with one caption. A caption of our grammar also names a motion, which one
+picture does not show; so the first and the last frame of a clip, joined by a linear head that is dropped
+afterwards, are paired with the full caption, and each frame alone with its still caption. Then motion words
+get a meaning, and the picture's embedding has to say where and how large the shape is.
 """
 
 import math
@@ -19,7 +19,7 @@ from training.config import Recipe
 from training.data import shapes
 from training.distributed import share
 from training.task import MicroBatch
-from univid.config import PRESETS
+from univid.config import TINY
 from univid.encoders import ImageEncoder, TextEncoder, preprocess
 
 VALIDATION_SEED = 999_983
@@ -28,9 +28,9 @@ VALIDATION_SEED = 999_983
 class Towers(nn.Module):
     """Both towers, the clip head and the temperature of the contrast."""
 
-    def __init__(self, preset: str):
+    def __init__(self):
         super().__init__()
-        config = PRESETS[preset]
+        config = TINY
         width = config.vision.embed_dim
         self.text = TextEncoder(config.text)
         self.vision = ImageEncoder(config.vision)
@@ -42,7 +42,7 @@ class Towers(nn.Module):
         return F.normalize(self.text.pooled(self.text.tokenize(captions)).float(), dim=-1)
 
     def embed_clips(self, video: Tensor) -> tuple[Tensor, Tensor]:
-        """First and last frames `[b 3 2 h w]` -> unit embeddings of each frame `[(b 2) e]` and of the pairs `[b e]`."""
+        """First and last frames `[b 3 2 h w]` -> unit embeddings: frames `[(b 2) e]`, pairs `[b e]`."""
         frames = preprocess(rearrange(video, "b c t h w -> (b t) c h w"), self.vision.config.image_size)
         pooled = self.vision.pooled(frames).float()
         pairs = self.clip_head(rearrange(pooled, "(b t) e -> b (t e)", t=2)).float()
@@ -55,7 +55,7 @@ class TowersTask:
     def __init__(self, recipe: Recipe, root: Path):
         self.recipe = recipe
         torch.manual_seed(recipe.seed)
-        self.module = Towers(recipe.options["preset"])
+        self.module = Towers()
 
     def parameter_groups(self) -> list[dict]:
         matrices = [p for p in self.module.parameters() if p.dim() > 1]

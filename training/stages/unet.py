@@ -1,7 +1,7 @@
 """What the three stages of the U-Net share: micro-batches of single frames and of clips, and their loss.
 
-A stage says which parameters it trains and in which modes it shows text and picture; see t2v.py, adapters.py and
-joint.py.
+A stage says which parameters it trains and in which modes it shows text and picture; see t2v.py, adapters.py
+and joint.py.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -17,9 +17,9 @@ from training.data import features, shapes
 from training.rng import generator
 from training.state import load
 from training.task import MicroBatch
+from training.variants import CONFIGS
 from univid.attention import attention
 from univid.conditioning import Conditioning
-from univid.config import PRESETS
 from univid.diffusion import NoiseSchedule, training_loss
 from univid.initialization import initialize
 from univid.layers import reference_frames
@@ -47,7 +47,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Samples:
-    """One micro-batch: latents `[b c t h w]`, what shall be denoised from them, and under which conditions."""
+    """One micro-batch: latents `[b c t h w]`, the noise on them, and the conditions to denoise under."""
 
     latents: Tensor
     noise: Tensor
@@ -56,8 +56,13 @@ class Samples:
     reference_frames: Mapping[int, Tensor]
 
 
+def is_temporal(name: str) -> bool:
+    """Whether a parameter belongs to PSTConv, PSTAttn or TemAttn."""
+    return any(part in name for part in ("temporal.", "pst_attn.", "norm_pst."))
+
+
 def attention_in_float32(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
-    """Under bf16 autocast the attention stays float32: its bf16 backward pass is five times slower on a CPU."""
+    """Keep attention in float32 under autocast: on a CPU its bf16 backward pass is five times slower."""
     with torch.autocast(q.device.type, enabled=False):
         return attention(q.float(), k.float(), v.float(), heads)
 
@@ -68,10 +73,10 @@ class UNetTask:
     def __init__(self, recipe: Recipe, root: Path, stage: Stage):
         options = recipe.options
         self.recipe, self.stage = recipe, stage
-        self.config = PRESETS[options["preset"]]
+        self.config = CONFIGS[options["preset"]]
         self.schedule = NoiseSchedule(self.config.schedule)
         self.vae = frozen_vae(root / options["vae"])
-        self.towers = Towers(options["preset"])
+        self.towers = Towers()
         self.towers.load_state_dict(load(root / options["towers"] / "final.pt")["ema"])
         self.towers.eval().requires_grad_(False)
         self.text = features.CaptionTokens(self.towers.text)
@@ -82,6 +87,11 @@ class UNetTask:
         self.module = UNet(self.config.unet, attention=attention_in_float32)
         if options["start"] is None:
             initialize(self.module, recipe.seed)
+        elif options["start_spatial_only"]:
+            initialize(self.module, recipe.seed)
+            saved = load(root / options["start"] / "final.pt")["ema"]
+            own = self.module.state_dict()
+            self.module.load_state_dict(own | {name: saved[name] for name in own if not is_temporal(name)})
         else:
             self.module.load_state_dict(load(root / options["start"] / "final.pt")["ema"])
             stage.begin(self.module, self.towers)

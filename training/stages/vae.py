@@ -15,7 +15,7 @@ from training.metrics.scorer import agreement, read
 from training.rng import generator
 from training.state import load
 from training.task import MicroBatch
-from univid.config import PRESETS
+from univid.config import TINY
 from univid.vae import Autoencoder
 
 VALIDATION_SEED = 999_983
@@ -27,7 +27,7 @@ class AutoencoderTask:
     def __init__(self, recipe: Recipe, root: Path):
         self.recipe = recipe
         torch.manual_seed(recipe.seed)
-        self.module = Autoencoder(PRESETS[recipe.options["preset"]].vae)
+        self.module = Autoencoder(TINY.vae)
 
     def parameter_groups(self) -> list[dict]:
         return [{"name": "vae", "params": list(self.module.parameters())}]
@@ -72,7 +72,7 @@ def reconstruction_figures(vae: Autoencoder, clips: int) -> dict[str, float]:
 def frozen_vae(folder: Path) -> Autoencoder:
     """The finished autoencoder of a run, its latents scaled, ready for the next stages."""
     saved = load(folder / "final.pt")
-    vae = Autoencoder(PRESETS[saved["recipe"]["options"]["preset"]].vae)
+    vae = Autoencoder(TINY.vae)
     vae.load_state_dict(saved["ema"])
     frames, _ = shapes.batch(range(256), seed=VALIDATION_SEED, scenes=shapes.SCENES, stills=True)
     fold_scale(vae, rearrange(shapes.to_video(frames), "b c 1 h w -> b c h w"))
