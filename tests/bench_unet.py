@@ -8,14 +8,14 @@ Guided: the two branches of classifier-free guidance in one batch, text alone, b
 stream. All is as in the preset `paper` but the width; the weights are random.
 
 - GFLOP: torch.utils.flop_counter on the meta device; a multiplication and an addition are two.
-- seconds: median of the rounds. In a round every network runs once, then the GEMM, so that a machine that slows
-  down slows them all.
-- gemm: the rate of large square matrix products, and the seconds in which that rate would do our FLOPs.
-- peak MB: what building a network and its first forward add to this process's resident memory at most, from the
-  kernel's high-water mark, reset before (Linux); on an accelerator the same of its allocator, warm.
+- seconds: median of the rounds. In a round every network runs once, then the GEMM, so that a machine that
+  slows down slows them all.
+- gemm: the rate of a large square matrix product, and the seconds in which that rate would do our FLOPs.
+- peak MB: what building a network and its first forward add to this process's resident memory at most, from
+  the kernel's high-water mark, reset before (Linux); on an accelerator the same of its allocator, warm.
 
-The last lines, of the last width: `ratio`, our seconds over the second network's (diffusers, or ours compiled),
-and `gemm`, our share of the measured peak.
+The last lines, of the last width: `ratio`, our seconds over the second network's (diffusers, or ours
+compiled), and `gemm`, our share of the measured peak.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from univid.blocks import TemporalTransformer
@@ -38,8 +38,10 @@ from univid.config import PAPER, UNetConfig
 from univid.layers import DualCrossAttention, FeedForward, PSTAttention, PSTConv, SelfAttention
 from univid.unet import UNet
 
-Forward = Callable[[Tensor, Tensor, Tensor], Tensor]  # x [b c t h w], timesteps [b], text [b n d]
-Build = Callable[[int], tuple[nn.Module, Forward]]
+Built = tuple[
+    nn.Module, Callable
+]  # a network, and its forward of (x [b c t h w], timesteps [b], text [b n d])
+Build = Callable[[int], Built]  # of a width
 
 CPU = {"widths": (64, 128), "size": (24, 20, 36), "rounds": 3}
 ACCELERATOR = {"widths": (PAPER.unet.model_channels,), "size": (24, 40, 72), "rounds": 10}
@@ -64,19 +66,19 @@ def config_of(width: int) -> UNetConfig:
     return dataclasses.replace(PAPER.unet, model_channels=width, head_channels=head, norm_groups=groups)
 
 
-def univid_unet(width: int) -> tuple[nn.Module, Forward]:
+def univid_unet(width: int) -> Built:
     network = UNet(config_of(width)).eval()
-    weights = torch.tensor([[1.0, 0.0]] * 2, device="cpu")
+    weights = torch.tensor([[1.0, 0.0]] * 2, device="cpu")  # text, no image
     return network, lambda x, timesteps, text: network(x, timesteps, Conditioning(text, None, weights))
 
 
-def compiled_unet(width: int) -> tuple[nn.Module, Forward]:
+def compiled_unet(width: int) -> Built:
     network, forward = univid_unet(width)
     network.compile()
     return network, forward
 
 
-def diffusers_unet(width: int) -> tuple[nn.Module, Forward]:
+def diffusers_unet(width: int) -> Built:
     """The peer with the same widths and heads.
 
     Its first temporal transformer has 8 heads at any width, which at width 64 would be 40 % of all FLOPs;
@@ -86,18 +88,18 @@ def diffusers_unet(width: int) -> tuple[nn.Module, Forward]:
     from diffusers.models import TransformerTemporalModel
 
     config = config_of(width)
-    head, groups = config.head_channels, config.norm_groups
     network = UNet3DConditionModel(
         block_out_channels=tuple(width * mult for mult in config.channel_mult),
         layers_per_block=config.num_res_blocks,
-        norm_num_groups=groups,
+        norm_num_groups=config.norm_groups,
         cross_attention_dim=config.context_dim,
-        attention_head_dim=head,
+        attention_head_dim=config.head_channels,
     )
-    heads = max(1, round(8 * width / PAPER.unet.model_channels))
-    network.transformer_in = TransformerTemporalModel(heads, head, width, norm_num_groups=groups)
-    network.eval()
-    return network, lambda x, timesteps, text: network(x, timesteps, text).sample
+    heads, groups = max(1, round(8 * width / PAPER.unet.model_channels)), config.norm_groups
+    network.transformer_in = TransformerTemporalModel(
+        heads, config.head_channels, width, norm_num_groups=groups
+    )
+    return network.eval(), network
 
 
 class Case:
@@ -106,43 +108,36 @@ class Case:
     def __init__(self, build: Build, width: int, size: tuple[int, int, int], device):
         with torch.device(device):
             self.network, self.forward = build(width)
-            self.inputs = (
-                torch.randn(2, PAPER.unet.in_channels, *size),
-                torch.full((2,), 500),
-                torch.randn(2, PAPER.text.context_length, PAPER.unet.context_dim),
-            )
+            x = torch.randn(2, PAPER.unet.in_channels, *size)
+            text = torch.randn(2, PAPER.text.context_length, PAPER.unet.context_dim)
+            self.inputs = x, torch.full((2,), 500), text
 
     @torch.inference_mode()
-    def run(self) -> Tensor:
-        return self.forward(*self.inputs)
+    def run(self) -> None:
+        self.forward(*self.inputs)
 
 
 class Gemm:
-    """Square matrix products, large enough for the rate that the machine can reach."""
+    """A square matrix product, large enough for the rate that the machine can reach."""
 
     def __init__(self, device: torch.device):
-        size, self.repeats = (2048, 4) if device.type == "cpu" else (8192, 20)
+        size = 3072 if device.type == "cpu" else 16384
         self.a, self.b, self.out = (torch.randn(size, size, device=device) for _ in range(3))
-        self.flops = self.repeats * 2 * size**3
+        self.flops = 2 * size**3
 
     def run(self) -> None:
-        for _ in range(self.repeats):
-            torch.mm(self.a, self.b, out=self.out)
+        torch.mm(self.a, self.b, out=self.out)
 
 
 def by_part(case: Case, meter: Callable[[], float]) -> Counter:
-    """What `meter` gains inside each part of the network in one forward."""
-    total, starts, handles = Counter(), [], []
+    """What `meter` gains inside each part of the network in one forward. Its hooks stay."""
+    total, starts = Counter(), []
 
     def watch(module: nn.Module) -> None:
         for child in module.children():
             if part := PARTS.get(type(child)):
-
-                def leave(*_, part=part):
-                    total[part] += meter() - starts.pop()
-
-                handles.append(child.register_forward_pre_hook(lambda *_: starts.append(meter())))
-                handles.append(child.register_forward_hook(leave))
+                child.register_forward_pre_hook(lambda *_: starts.append(meter()))
+                child.register_forward_hook(lambda *_, p=part: total.update({p: meter() - starts.pop()}))
             else:
                 watch(child)
 
@@ -150,16 +145,7 @@ def by_part(case: Case, meter: Callable[[], float]) -> Counter:
     before = meter()
     case.run()
     total[REST] = meter() - before - total.total()
-    for handle in handles:
-        handle.remove()
     return total
-
-
-def count_flops(build: Build, width: int, size: tuple[int, int, int]) -> Counter:
-    """FLOPs of one forward by part, without computing a number."""
-    case = Case(build, width, size, "meta")
-    with FlopCounterMode(display=False) as counter:
-        return by_part(case, counter.get_total_flops)
 
 
 def clock(device: torch.device) -> float:
@@ -173,9 +159,7 @@ def load(make: Callable[[], Case], device: torch.device) -> tuple[Case, int]:
     """Build a case, run it once, and say how many bytes that took at most."""
     gc.collect()
     if device.type == "cpu":
-        ctypes.CDLL(None).malloc_trim(
-            0
-        )  # give back what is free: what a forward takes again has to count again
+        ctypes.CDLL(None).malloc_trim(0)  # what the last case left free has to count when this one takes it
         Path("/proc/self/clear_refs").write_text("5")
         before = resident("VmRSS")
         case = make()
@@ -196,7 +180,7 @@ def resident(field: str) -> int:
 
 
 def medians(cases: dict[str, Case | Gemm], rounds: int, device: torch.device) -> dict[str, float]:
-    """Median seconds of each case's `run`, all cases in turn."""
+    """Median seconds of each case's `run`, the cases taking turns."""
     times = {name: [] for name in cases}
     for _ in range(rounds):
         for name, case in cases.items():
@@ -207,22 +191,22 @@ def medians(cases: dict[str, Case | Gemm], rounds: int, device: torch.device) ->
 
 
 def bench(builds: dict[str, Build], width: int, args: argparse.Namespace) -> tuple[float, float]:
-    """Print one width's tables. Returns seconds of the first network over those of the second, and share of peak."""
+    """Print one width's tables; seconds of the first network over the second's, and its share of the peak."""
     device = torch.device(args.device)
     gemm = Gemm(device)
     gemm.run()
     cases, peaks, flops = {}, {"gemm": 3 * gemm.a.nbytes}, {}
     for name, build in builds.items():
-        flops[name] = count_flops(build, width, args.size)
+        with FlopCounterMode(display=False) as counter, torch.compiler.set_stance("force_eager"):
+            flops[name] = by_part(Case(build, width, args.size, "meta"), counter.get_total_flops)
         cases[name], peaks[name] = load(lambda b=build: Case(b, width, args.size, device), device)
     seconds = medians(cases | {"gemm": gemm}, args.rounds, device)
 
     (first, second), totals = builds, {name: parts.total() for name, parts in flops.items()}
     peak_rate = gemm.flops / seconds["gemm"]
     totals["gemm"], seconds["gemm"] = totals[first], totals[first] / peak_rate
-    where = f"{device}, {torch.get_num_threads()} threads" if device.type == "cpu" else f"{device}"
-    size = " x ".join(map(str, args.size))
-    print(f"\nwidth {width}, 2 x {size} latents, {where}, {gemm.a.dtype}, median of {args.rounds}")
+    size, where = " x ".join(map(str, args.size)), f"{device}, {args.threads} CPU threads"
+    print(f"\nwidth {width}, 2 x {size} latents, {gemm.a.dtype}, {where}, median of {args.rounds}")
     print(f"{'':16}{'GFLOP':>10}{'seconds':>10}{'GFLOP/s':>10}{'of gemm':>10}{'peak MB':>10}")
     for name, total in totals.items():
         rate = total / seconds[name]
@@ -257,9 +241,7 @@ def main(argv: list[str] | None = None) -> None:
     builds = {"univid": univid_unet}
     if on_cpu:
         builds["diffusers"] = diffusers_unet
-        for (
-            build
-        ) in builds.values():  # the libraries' own pages come in here, not in the first network's peak
+        for build in builds.values():  # the libraries' own pages come in now, not in the first peak
             Case(build, 32, (2, 8, 8), "cpu").run()
     else:
         builds["univid compiled"] = compiled_unet

@@ -14,12 +14,10 @@ import transformers
 from diffusers.loaders import single_file_utils
 from safetensors import safe_open
 
-from univid.checkpoints import describe, foreign, inflate, load, names, stream
+from univid.checkpoints import describe, inflate, load, stream
 from univid.checkpoints.foreign import ModelCheckpoint
 from univid.checkpoints.inflate import NEW_TENSORS, _new
-from univid.checkpoints.native import meta_modules
 from univid.conditioning import Conditioning
-from univid.config import PAPER
 
 UNET, VAE, TEXT = "model.diffusion_model.", "first_stage_model.", "cond_stage_model.model."
 CONTEXT, VISION_WIDTH = 128, 160
@@ -236,21 +234,6 @@ def test_a_single_file_gives_the_same_tensors(inflated, single, vision_file, tmp
             assert ours.metadata()["config"] == theirs.metadata()["config"]
 
 
-def test_full_size_tensors_give_the_paper_s_config():
-    shapes = {
-        part: {key: tuple(tensor.shape) for key, tensor in module.state_dict().items()}
-        for part, module in meta_modules(PAPER).items()
-    }
-    assert foreign._ldm_unet(shapes["unet"]) == PAPER.unet
-    assert foreign._ldm_vae(shapes["vae"]) == PAPER.vae
-    visual = {f"visual.{key}": shape for key, shape in shapes["image_encoder"].items()}
-    assert foreign._vision(visual, names.OPEN_CLIP_VISION) == PAPER.vision
-    text = shapes["text_encoder"]
-    pruned = {key: shape for key, shape in text.items() if "resblocks.23." not in key}
-    assert len(pruned) == len(text) - 12
-    assert foreign._open_clip_text(text) == foreign._open_clip_text(pruned) == PAPER.text
-
-
 def test_dtype_is_the_source_s_and_a_drawn_start_follows_the_seed(single, tmp_path):
     tensors = {key: tensor.half() for key, tensor in safetensors.torch.load_file(single).items()}
     safetensors.torch.save_file(tensors, tmp_path / "half.safetensors")
@@ -364,21 +347,6 @@ def test_sources_that_do_not_fit(folder, single, inflated, vision_file, tmp_path
     refused(copy, "1.x", prediction="v")
     shutil.rmtree(copy / "vae")
     refused(copy, "vae", prediction="v")
-
-
-def test_a_table_fails_loudly():
-    table = names.Table({"a.": "b.", "a.c.": "d.", "s": ("x", "y"), "p": "q.T"}, (r"idle\..*",))
-    targets = ["a.w", "a.c.w", "s", "p", "new"]
-    found = names.resolve(table, targets, {"b.w", "d.w", "x", "y", "q", "idle.z"})
-    assert found == {"a.w": "b.w", "a.c.w": "d.w", "s": ("x", "y"), "p": "q.T"}
-    with pytest.raises(ValueError, match="other"):
-        names.resolve(table, targets, {"b.w", "other"})
-    read = {"x": torch.ones(2, 3), "y": torch.zeros(1, 3), "q": torch.rand(4, 5)}.__getitem__
-    assert names.fetch(("x", "y"), (3, 3), read).sum() == 6
-    assert torch.equal(names.fetch("q.T", (5, 4), read), read("q").T)
-    assert names.fetch("q", (4, 5, 1, 1), read).shape == (4, 5, 1, 1)
-    with pytest.raises(ValueError, match="shape"):
-        names.fetch("q", (5, 4), read)
 
 
 MEASURE = """

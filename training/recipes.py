@@ -40,7 +40,7 @@ def tiny_towers() -> Recipe:
 def tiny_images() -> Recipe:
     """Stage 1 begins with single frames: a tenth of a clip's cost, and they teach colour, shape and place."""
     return _tiny_unet(
-        "tiny_images", task="t2v", start=None, seed=3, steps=1400, lr=1.5e-3, batch={"image": 128}
+        "tiny_images", task="t2v", start=None, seed=3, steps=1000, lr=1.5e-3, batch={"image": 128}
     )
 
 
@@ -71,7 +71,7 @@ def tiny_adapters() -> Recipe:
         task="adapters",
         start="tiny_t2v_long",
         seed=6,
-        steps=700,
+        steps=500,
         lr=1e-3,
         batch={"image": 16, "video": 8},
     )
@@ -83,7 +83,7 @@ def tiny_joint() -> Recipe:
         task="joint",
         start="tiny_adapters",
         seed=7,
-        steps=2000,
+        steps=1300,
         lr=6e-4,
         batch={"image": 16, "video": 8},
     )

@@ -164,13 +164,10 @@ def simple_sigmas(schedule: NoiseSchedule, steps: int) -> Tensor:
 
 
 def ddim_uniform_sigmas(schedule: NoiseSchedule, steps: int) -> Tensor:
-    (
-        """Timesteps 1, 1 + T // steps, ...: leading spacing.
+    """Timesteps 1, 1 + T // steps, ...: leading spacing.
 
     As in the host, a number of steps that does not divide T may give more steps than asked.
     """
-        ""
-    )
     return _ending_in_zero(schedule.sigmas[1 :: len(schedule.sigmas) // steps].flip(0))
 
 

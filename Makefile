@@ -1,0 +1,46 @@
+# `make` alone lists the targets. Another interpreter: make setup PYTHON=python3.12
+
+PYTHON ?= python3
+PY := .venv/bin/python
+STAMP := .venv/installed
+
+.PHONY: help setup demo test test-slow lint bench train-tiny evaluate
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
+
+setup: $(STAMP) ## a virtual environment in .venv with all packages (several GB with PyTorch)
+
+demo: $(STAMP) ## three clips of the built-in model in demo/
+	$(PY) -m univid demo
+
+test: lint ## style and the quick tests
+	$(PY) -m pytest -q -m "not slow"
+
+test-slow: $(STAMP) ## the long tests
+	$(PY) -m pytest -q -m slow
+
+lint: $(STAMP) ## ruff: rules and format
+	$(PY) -m ruff check --quiet .
+	$(PY) -m ruff format --check --quiet .
+
+bench: $(STAMP) ## time, memory and FLOPs of the U-Net beside diffusers' and a GEMM
+	$(PY) -m tests.bench_unet
+
+train-tiny: $(STAMP) ## train the built-in model from nothing: hours on two cores; continues where it was cut
+	$(PY) -m training tiny
+
+evaluate: $(STAMP) ## score the built-in model and write the table into README.md
+	$(PY) -m training evaluate --readme README.md
+
+# Built once, and again when a requirements file changes.
+$(STAMP): requirements.txt requirements-dev.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null || { \
+	  echo "Expected Python 3.10 or newer, but $(PYTHON) is $$($(PYTHON) --version 2>/dev/null || echo missing);" \
+	    "install it, or name another one: make setup PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+	  echo "$(PYTHON) lacks venv and ensurepip; install them (on Debian or Ubuntu: apt install python3-venv)." >&2; exit 1; }
+	@test -x .venv/bin/pip || $(PYTHON) -m venv .venv
+	@echo "installing packages into .venv, which takes minutes the first time ..."
+	@$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.txt -r requirements-dev.txt
+	@touch $@

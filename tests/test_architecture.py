@@ -1,0 +1,215 @@
+"""The house rules, read off the source: who imports whom, how large things may be, what stays out."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PYTHON = sorted(
+    path.relative_to(ROOT)
+    for pattern in ("*.py", "univid/**/*.py", "training/**/*.py", "nodes/**/*.py", "tests/**/*.py")
+    for path in ROOT.glob(pattern)
+)
+TEXTS = sorted(
+    path.relative_to(ROOT)
+    for pattern in ("*.md", "*.toml", "*.txt", "Makefile", ".ci/run")
+    for path in ROOT.glob(pattern)
+)
+
+# What a package must not import by its absolute name. The host loads univid and nodes inside a package of its
+# own, hence only relative imports in both; comfy is for nodes/host alone.
+FORBIDDEN = {
+    "univid": {"univid", "training", "nodes", "tests", "comfy", "comfy_api", "folder_paths"},
+    "training": {"nodes", "tests", "comfy", "comfy_api", "folder_paths"},
+    "nodes": {"univid", "training", "nodes", "tests", "comfy"},
+    "nodes/host": {"univid", "training", "nodes", "tests"},
+}
+MACHINE_PATH = re.compile(r"(?<![\w.])(/(home|root|Users|work|workspace|tmp|mnt)/|[A-Z]:\\+Users)")
+
+
+def imported(code):
+    """Every import, also inside functions: (line, dots, first name)."""
+    for node in ast.walk(code):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, 0, alias.name.split(".")[0]) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.lineno, node.level, (node.module or "").split(".")[0]
+
+
+# A rule: (path, text) -> (line, what is wrong).
+
+
+def imports_stay_in_their_layer(path, text):
+    layer = max((name for name in FORBIDDEN if path.is_relative_to(name)), key=len, default=None)
+    for line, dots, name in imported(ast.parse(text)) if layer else ():
+        above = dots - len(path.parent.parts)  # folders above the package
+        if (dots == 0 and name in FORBIDDEN[layer]) or (
+            above > 0 and not (layer.startswith("nodes") and above == 1 and name == "univid")
+        ):
+            yield line, f"import of {'.' * dots}{name}"
+
+
+def files_have_at_most_400_lines(path, text):
+    if (lines := len(text.splitlines())) > 400:
+        yield lines, f"{lines} lines"
+
+
+def constructors_have_at_most_12_parameters(path, text):
+    for node in ast.walk(ast.parse(text)):
+        if not isinstance(node, ast.ClassDef):
+            continue
+        declared = {f.name: f.args for f in node.body if isinstance(f, ast.FunctionDef)}.get("__init__")
+        if declared is not None:
+            named = declared.posonlyargs + declared.args + declared.kwonlyargs
+            count = len(named) - 1 + sum(a is not None for a in (declared.vararg, declared.kwarg))
+        else:
+            count = sum(isinstance(field, ast.AnnAssign) for field in node.body)  # a dataclass or NamedTuple
+        if count > 12:
+            yield node.lineno, f"{node.name} takes {count} parameters"
+
+
+def devices_have_no_names(path, text):
+    if path.parts[0] == "tests":
+        return
+    code = ast.parse(text)
+    docstrings = {id(node.value) for node in ast.walk(code) if isinstance(node, ast.Expr)}
+    for node in ast.walk(code):
+        words = [getattr(node, field, None) for field in ("value", "attr", "id")]
+        if id(node) not in docstrings and any(isinstance(w, str) and "cuda" in w.lower() for w in words):
+            yield node.lineno, ast.unparse(node)
+
+
+def only_the_command_line_prints(path, text):
+    if path.parts[0] in ("univid", "nodes") and path.name != "__main__.py":
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", None) == "print":
+                yield node.lineno, "print"
+
+
+def no_except_is_bare(path, text):
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.ExceptHandler) and node.type is None:
+            yield node.lineno, "bare except"
+
+
+def what_univid_offers_is_documented(path, text):
+    code = ast.parse(text)
+    if path.parts[0] == "univid":
+        public = [
+            node
+            for node in code.body
+            if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_")
+        ]
+        for node in [code, *public]:
+            if not ast.get_docstring(node):
+                yield getattr(node, "lineno", 1), f"{getattr(node, 'name', 'the module')} has no docstring"
+
+
+def no_path_belongs_to_one_machine(path, text):
+    for number, line in enumerate(text.splitlines(), 1):
+        if found := MACHINE_PATH.search(line):
+            yield number, found.group()
+
+
+RULES = [
+    imports_stay_in_their_layer,
+    files_have_at_most_400_lines,
+    constructors_have_at_most_12_parameters,
+    devices_have_no_names,
+    only_the_command_line_prints,
+    no_except_is_bare,
+    what_univid_offers_is_documented,
+    no_path_belongs_to_one_machine,
+]
+PARAMETERS = [f"p{i}" for i in range(13)]
+BREACHES = [
+    (imports_stay_in_their_layer, "univid/a.py", "def f():\n    from univid.b import c"),
+    (imports_stay_in_their_layer, "univid/a.py", "import comfy.utils"),
+    (imports_stay_in_their_layer, "univid/checkpoints/a.py", "from ...training import b"),
+    (imports_stay_in_their_layer, "training/a.py", "import nodes"),
+    (imports_stay_in_their_layer, "nodes/a.py", "import comfy.model_management"),
+    (imports_stay_in_their_layer, "nodes/a.py", "from univid import load"),
+    (imports_stay_in_their_layer, "nodes/a.py", "from ..training import loop"),
+    (imports_stay_in_their_layer, "nodes/host/a.py", "from nodes import b"),
+    (files_have_at_most_400_lines, "tests/a.py", "\n" * 401),
+    (constructors_have_at_most_12_parameters, "a.py", f"class A:\n def __init__(self, {', '.join(PARAMETERS)}): ..."),
+    (constructors_have_at_most_12_parameters, "a.py", "class A:\n" + "".join(f" {p}: int\n" for p in PARAMETERS)),
+    (devices_have_no_names, "training/a.py", "device = 'cuda:0'"),
+    (devices_have_no_names, "univid/a.py", "torch.cuda.empty_cache()"),
+    (only_the_command_line_prints, "univid/a.py", "print(1)"),
+    (no_except_is_bare, "tests/a.py", "try:\n    pass\nexcept:\n    pass"),
+    (what_univid_offers_is_documented, "univid/a.py", "'''A module.'''\ndef f(): ..."),
+    (what_univid_offers_is_documented, "univid/a.py", "x = 1"),
+    (no_path_belongs_to_one_machine, "README.md", "see /home" + "/me/clip.mp4"),
+    (no_path_belongs_to_one_machine, "README.md", "see C:" + "\\Users\\me"),
+]  # fmt: skip
+FITTING = {
+    "univid/checkpoints/a.py": "'''A module.'''\nfrom . import b\nfrom ..c import d\nimport torch",
+    "training/a.py": "'''On cuda too.'''\nfrom univid import load\nfrom .b import c\nprint(1)",
+    "nodes/a.py": "from comfy_api.latest import io\nfrom ..univid import load\nfrom .host import b",
+    "nodes/host/a.py": "import comfy.utils\nfrom ...univid import load",
+}
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
+def test_the_rule_holds(rule):
+    paths = PYTHON + (TEXTS if rule is no_path_belongs_to_one_machine else [])
+    assert Path("univid/config.py") in paths
+    breaches = [f"{p}:{n}: {what}" for p in paths for n, what in rule(p, (ROOT / p).read_text("utf-8"))]
+    assert not breaches, "\n".join(breaches)
+
+
+@pytest.mark.parametrize("rule, path, text", BREACHES)
+def test_the_rule_sees_a_breach(rule, path, text):
+    assert list(rule(Path(path), text))
+
+
+@pytest.mark.parametrize("path", FITTING)
+def test_what_fits_is_let_through(path):
+    assert [breach for rule in RULES for breach in rule(Path(path), FITTING[path])] == []
+
+
+def modules_after(code):
+    """The names of the packages that a fresh interpreter holds after `code`."""
+    code += "\nimport sys\nprint(*{name.split('.')[0] for name in sys.modules})"
+    return set(subprocess.check_output([sys.executable, "-c", code], text=True, cwd=ROOT).split())
+
+
+def test_importing_does_no_work():
+    assert not modules_after("import univid") & {"torch", "numpy"}
+    everything = """
+import importlib, pkgutil, univid
+for module in pkgutil.walk_packages(univid.__path__, "univid."):
+    importlib.import_module(module.name)
+"""
+    held = modules_after(everything)
+    assert "torch" in held
+    assert not held & {"open_clip", "torchvision", "transformers", "diffusers", "kornia", "matplotlib"}
+
+
+def test_requirements_list_what_is_imported():
+    distributions = {"PIL": "pillow", "skimage": "scikit-image", "open_clip": "open_clip_torch"}
+    host = {"comfy", "comfy_api", "comfy_execution", "folder_paths"}
+    own = {part for path in PYTHON for part in path.with_suffix("").parts}
+
+    def third_party(*folders):
+        names = {
+            name
+            for path in PYTHON
+            if path.parts[0] in folders
+            for _, dots, name in imported(ast.parse((ROOT / path).read_text("utf-8")))
+            if dots == 0
+        }
+        return {distributions.get(n, n) for n in names - sys.stdlib_module_names - host - own}
+
+    def listed(name):
+        lines = (ROOT / name).read_text().splitlines()
+        return {re.match(r"[\w-]+", line).group() for line in lines if line and line[0] != "#"}
+
+    needed = third_party("univid", "nodes") - {"torch"}
+    assert listed("requirements.txt") == needed
+    assert listed("requirements-dev.txt") - {"ruff"} == third_party("univid", "training", "tests") - needed
