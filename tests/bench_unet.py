@@ -54,8 +54,8 @@ PARTS = {
     DualCrossAttention: "CrossAttn_Dual",
     FeedForward: "FeedForward",
     TemporalTransformer: "TemAttn",
-    nn.GroupNorm: "GroupNorm, LayerNorm",
-    nn.LayerNorm: "GroupNorm, LayerNorm",
+    nn.GroupNorm: "GroupNorm",
+    nn.LayerNorm: "LayerNorm",
 }
 REST = "the rest (Linear, SiLU, sums)"
 
@@ -67,8 +67,7 @@ def config_of(width: int) -> UNetConfig:
 
 
 def univid_unet(width: int) -> Built:
-    network = UNet(config_of(width)).eval()
-    weights = torch.tensor([[1.0, 0.0]] * 2, device="cpu")  # text, no image
+    network, weights = UNet(config_of(width)).eval(), torch.tensor([[1.0, 0.0]] * 2, device="cpu")
     return network, lambda x, timesteps, text: network(x, timesteps, Conditioning(text, None, weights))
 
 
@@ -95,10 +94,8 @@ def diffusers_unet(width: int) -> Built:
         cross_attention_dim=config.context_dim,
         attention_head_dim=config.head_channels,
     )
-    heads, groups = max(1, round(8 * width / PAPER.unet.model_channels)), config.norm_groups
-    network.transformer_in = TransformerTemporalModel(
-        heads, config.head_channels, width, norm_num_groups=groups
-    )
+    heads, head = max(1, round(8 * width / PAPER.unet.model_channels)), config.head_channels
+    network.transformer_in = TransformerTemporalModel(heads, head, width, norm_num_groups=config.norm_groups)
     return network.eval(), network
 
 
@@ -161,12 +158,10 @@ def load(make: Callable[[], Case], device: torch.device) -> tuple[Case, int]:
     if device.type == "cpu":
         ctypes.CDLL(None).malloc_trim(0)  # what the last case left free has to count when this one takes it
         Path("/proc/self/clear_refs").write_text("5")
-        before = resident("VmRSS")
-        case = make()
+        before, case = resident("VmRSS"), make()
         case.run()
         return case, resident("VmHWM") - before
-    before = torch.accelerator.memory_allocated()
-    case = make()
+    before, case = torch.accelerator.memory_allocated(), make()
     case.run()  # compiles and tunes
     torch.accelerator.reset_peak_memory_stats()
     case.run()
@@ -195,13 +190,12 @@ def bench(builds: dict[str, Build], width: int, args: argparse.Namespace) -> tup
     device = torch.device(args.device)
     gemm = Gemm(device)
     gemm.run()
-    cases, peaks, flops = {}, {"gemm": 3 * gemm.a.nbytes}, {}
+    cases, flops, peaks = {}, {}, {"gemm": 3 * gemm.a.nbytes}
     for name, build in builds.items():
         with FlopCounterMode(display=False) as counter, torch.compiler.set_stance("force_eager"):
             flops[name] = by_part(Case(build, width, args.size, "meta"), counter.get_total_flops)
         cases[name], peaks[name] = load(lambda b=build: Case(b, width, args.size, device), device)
     seconds = medians(cases | {"gemm": gemm}, args.rounds, device)
-
     (first, second), totals = builds, {name: parts.total() for name, parts in flops.items()}
     peak_rate = gemm.flops / seconds["gemm"]
     totals["gemm"], seconds["gemm"] = totals[first], totals[first] / peak_rate
@@ -220,8 +214,8 @@ def bench(builds: dict[str, Build], width: int, args: argparse.Namespace) -> tup
 def print_profile(seconds: Counter, flops: Counter) -> None:
     print(f"\n{'part':<32}{'seconds':>10}{'share':>8}{'GFLOP':>10}{'GFLOP/s':>10}")
     for part, duration in seconds.most_common():
-        share, gflop = duration / seconds.total(), flops[part] / 1e9
-        print(f"{part:<32}{duration:10.3f}{share:8.1%}{gflop:10.1f}{gflop / duration:10.1f}")
+        print(f"{part:<32}{duration:10.3f}{duration / seconds.total():8.1%}", end="")
+        print(f"{flops[part] / 1e9:10.1f}{flops[part] / duration / 1e9:10.1f}")
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -233,11 +227,11 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--threads", type=int, default=2, help="CPU threads")
     parser.add_argument("--profile", action="store_true", help="also print the time of each part")
     args = parser.parse_args(argv)
+
     on_cpu = torch.device(args.device).type == "cpu"
     for name, value in (CPU if on_cpu else ACCELERATOR).items():
         setattr(args, name, getattr(args, name) or value)
     torch.set_num_threads(args.threads)
-
     builds = {"univid": univid_unet}
     if on_cpu:
         builds["diffusers"] = diffusers_unet

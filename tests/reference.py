@@ -1,5 +1,7 @@
 """What tests compare with: UniVid's equations as plain loops, and diffusers' U-Net that carries them."""
 
+import math
+
 import diffusers
 import torch
 from diffusers.models.attention_processor import IPAdapterAttnProcessor2_0
@@ -19,7 +21,9 @@ SMALL = UNetConfig(
     head_channels=16,
     context_dim=48,
     norm_groups=8,
-    temporal=TemporalConfig(conv_kernels=(3, 5, 7, 9), segment_frames=(8, 4, 2, 1), attention=True),
+    temporal=TemporalConfig(
+        conv_kernels=(3, 5, 7, 9), segment_frames=(8, 4, 2, 1), attention=True, position=False
+    ),
     image_stream=ImageStreamConfig(projection="linear", width=40),
 )
 NEW = (
@@ -99,6 +103,16 @@ def pst_attention(x, references, layer):
     return out
 
 
+def place_in_clip(frames, width):
+    """Cosines, then sines, of a frame's place in thousandths of the clip: `[t width]`."""
+    out = torch.empty(frames, width)
+    for k in range(frames):
+        for i in range(width // 2):
+            angle = 1000 * (k + 0.5) / frames * 10000 ** (-i / (width // 2))
+            out[k, i], out[k, width // 2 + i] = math.cos(angle), math.sin(angle)
+    return out
+
+
 def temporal_attention(x, layer):
     """Eq. 8 for x `[b t c h w]`: at every position of a clip its frames attend to each other."""
     out = x.clone()
@@ -111,6 +125,8 @@ def temporal_attention(x, layer):
         for row in range(x.shape[3]):
             for column in range(x.shape[4]):
                 y = layer.proj_in(z[:, :, row, column])  # [t c]
+                if layer.position:
+                    y = y + place_in_clip(*y.shape)
                 normed = layer.norm1(y)
                 q, k, v = (
                     normed @ to.weight.T for to in (layer.attn1.to_q, layer.attn1.to_k, layer.attn1.to_v)

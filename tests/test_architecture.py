@@ -126,6 +126,8 @@ RULES = [
     no_path_belongs_to_one_machine,
 ]
 PARAMETERS = [f"p{i}" for i in range(13)]
+WIDE_INIT = f"class A:\n def __init__(self, {', '.join(PARAMETERS)}): ..."
+WIDE_RECORD = "class A:\n" + "".join(f" {name}: int\n" for name in PARAMETERS)
 BREACHES = [
     (imports_stay_in_their_layer, "univid/a.py", "def f():\n    from univid.b import c"),
     (imports_stay_in_their_layer, "univid/a.py", "import comfy.utils"),
@@ -136,8 +138,8 @@ BREACHES = [
     (imports_stay_in_their_layer, "nodes/a.py", "from ..training import loop"),
     (imports_stay_in_their_layer, "nodes/host/a.py", "from nodes import b"),
     (files_have_at_most_400_lines, "tests/a.py", "\n" * 401),
-    (constructors_have_at_most_12_parameters, "a.py", f"class A:\n def __init__(self, {', '.join(PARAMETERS)}): ..."),
-    (constructors_have_at_most_12_parameters, "a.py", "class A:\n" + "".join(f" {p}: int\n" for p in PARAMETERS)),
+    (constructors_have_at_most_12_parameters, "a.py", WIDE_INIT),
+    (constructors_have_at_most_12_parameters, "a.py", WIDE_RECORD),
     (devices_have_no_names, "training/a.py", "device = 'cuda:0'"),
     (devices_have_no_names, "univid/a.py", "torch.cuda.empty_cache()"),
     (only_the_command_line_prints, "univid/a.py", "print(1)"),
@@ -146,7 +148,7 @@ BREACHES = [
     (what_univid_offers_is_documented, "univid/a.py", "x = 1"),
     (no_path_belongs_to_one_machine, "README.md", "see /home" + "/me/clip.mp4"),
     (no_path_belongs_to_one_machine, "README.md", "see C:" + "\\Users\\me"),
-]  # fmt: skip
+]
 FITTING = {
     "univid/checkpoints/a.py": "'''A module.'''\nfrom . import b\nfrom ..c import d\nimport torch",
     "training/a.py": "'''On cuda too.'''\nfrom univid import load\nfrom .b import c\nprint(1)",

@@ -20,7 +20,9 @@ from univid.model import UniVid
 
 SMALL = dataclasses.replace(
     TINY,
-    unet=dataclasses.replace(TINY.unet, model_channels=32, channel_mult=(1, 1, 1, 1), head_channels=16, context_dim=16),
+    unet=dataclasses.replace(
+        TINY.unet, model_channels=32, channel_mult=(1, 1, 1, 1), head_channels=16, context_dim=16
+    ),
     vae=dataclasses.replace(TINY.vae, channels=8, channel_mult=(1, 1), norm_groups=4),
     text=dataclasses.replace(TINY.text, width=16, vocab_size=32, layers=2),
     vision=dataclasses.replace(TINY.vision, width=32, layers=1),

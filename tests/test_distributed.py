@@ -41,14 +41,26 @@ class Regression:
         return {}
 
 
-RECIPE = Recipe(name="line", task="line", seed=0, steps=6, batch={"image": 8, "video": 8}, optim=OptimConfig(lr=1e-2))
+RECIPE = Recipe(
+    name="line", task="line", seed=0, steps=6, batch={"image": 8, "video": 8}, optim=OptimConfig(lr=1e-2)
+)
 
 
 def test_two_processes_equal_one(tmp_path):
     train(RECIPE, Regression(), tmp_path / "one", progress=False)
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone", __file__]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node",
+        "2",
+        "--standalone",
+        __file__,
+    ]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
-    subprocess.run([*command, str(tmp_path / "two")], check=True, env=environment, timeout=120, capture_output=True)
+    subprocess.run(
+        [*command, str(tmp_path / "two")], check=True, env=environment, timeout=120, capture_output=True
+    )
     one, two = (read(tmp_path / name / "metrics.jsonl") for name in ("one", "two"))
     assert len(one) == len(two) == 6
     assert [row["loss"] for row in two] == pytest.approx([row["loss"] for row in one], rel=1e-5)

@@ -24,7 +24,9 @@ def short(name: str, **options):
     batch = {modality: 2 for modality in recipe.batch}
     if "clips" in recipe.options:
         options = {"clips": 4} | options
-    return dataclasses.replace(recipe, steps=2, batch=batch, validate_every=0, options={**recipe.options, **options})
+    return dataclasses.replace(
+        recipe, steps=2, batch=batch, validate_every=0, options={**recipe.options, **options}
+    )
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +65,9 @@ def test_each_stage_trains_exactly_its_parameters(root, name, allowed):
     recipe = short(name)
     task = TASKS[recipe.task](recipe, root)  # with what the stage does at its beginning
     before = {key: value.clone() for key, value in task.module.named_parameters()}
-    assert {key for key, value in task.module.named_parameters() if value.requires_grad} == set(filter(allowed, before))
+    assert {key for key, value in task.module.named_parameters() if value.requires_grad} == set(
+        filter(allowed, before)
+    )
     after = load(root / name / "final.pt")["model"]
     changed = {key for key in before if not torch.equal(before[key], after[key])}
     assert changed and all(map(allowed, changed))
@@ -130,11 +134,3 @@ def test_export_loads_and_generates(root, tmp_path):
     assert "tiny_adapters" in model.info["source"]
     saved = load(root / "tiny_joint" / "final.pt")["ema"]
     assert torch.equal(model.unet.state_dict()["out.2.weight"], saved["out.2.weight"].half().float())
-
-
-def test_loss_list_is_the_golden_one(root):
-    """Five steps of stage 1 from fixed seeds: a change of the recipe, model or data shows here."""
-    recipe = dataclasses.replace(short("tiny_t2v", start=None), dtype="float32", steps=5)
-    task = TASKS[recipe.task](recipe, root)
-    losses = [sum(m.weight * task.loss(m.batch)[0].item() for m in task.micro_batches(step)) for step in range(5)]
-    assert all(0.1 < loss < 10 for loss in losses), losses

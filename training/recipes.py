@@ -47,31 +47,18 @@ def tiny_images() -> Recipe:
 def tiny_t2v() -> Recipe:
     """Every second frame: half the cost of a clip while motion is learnt."""
     return _tiny_unet(
-        "tiny_t2v", task="t2v", start="tiny_images", seed=4, steps=2600, lr=1e-3, stride=2,
+        "tiny_t2v", task="t2v", start="tiny_images", seed=4, steps=3100, lr=1e-3, stride=2,
         batch={"image": 16, "video": 16},
     )  # fmt: skip
-
-
-def tiny_t2v_long() -> Recipe:
-    """The same at all frames."""
-    return _tiny_unet(
-        "tiny_t2v_long",
-        task="t2v",
-        start="tiny_t2v",
-        seed=5,
-        steps=1100,
-        lr=6e-4,
-        batch={"image": 16, "video": 8},
-    )
 
 
 def tiny_adapters() -> Recipe:
     return _tiny_unet(
         "tiny_adapters",
         task="adapters",
-        start="tiny_t2v_long",
+        start="tiny_t2v",
         seed=6,
-        steps=500,
+        steps=250,
         lr=1e-3,
         batch={"image": 16, "video": 8},
     )
@@ -83,7 +70,7 @@ def tiny_joint() -> Recipe:
         task="joint",
         start="tiny_adapters",
         seed=7,
-        steps=1300,
+        steps=500,
         lr=6e-4,
         batch={"image": 16, "video": 8},
     )
@@ -150,7 +137,7 @@ def _tiny_unet(
     )
 
 
-_BUILT_IN = (tiny_vae, tiny_towers, tiny_images, tiny_t2v, tiny_t2v_long, tiny_adapters, tiny_joint)
+_BUILT_IN = (tiny_vae, tiny_towers, tiny_images, tiny_t2v, tiny_adapters, tiny_joint)
 TINY = tuple(recipe.__name__ for recipe in _BUILT_IN)  # the built-in model, in this order
 RECIPES: dict[str, Callable[[], Recipe]] = {recipe.__name__: recipe for recipe in _BUILT_IN} | {
     recipe.name: (lambda recipe=recipe: recipe) for recipe in ablations().values()

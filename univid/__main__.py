@@ -41,6 +41,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def generate(args: argparse.Namespace) -> None:
+    """Write one video, and its contact sheet if asked."""
     from .pipeline import generate as run
     from .sheet import contact_sheet, save_sheet
     from .video import check_output, read_image, write_video
@@ -78,6 +79,7 @@ def generate(args: argparse.Namespace) -> None:
 
 
 def sweep(args: argparse.Namespace) -> None:
+    """Write the grid of text weights against picture weights as one picture."""
     from .pipeline import generate as run
     from .sheet import save_sheet, sweep_sheet
     from .video import read_image
@@ -120,6 +122,7 @@ def sweep(args: argparse.Namespace) -> None:
 
 
 def demo(args: argparse.Namespace) -> None:
+    """Write one clip of each kind, and its contact sheet."""
     from .pipeline import generate as run
     from .sheet import contact_sheet, save_sheet
     from .video import check_output, read_image, write_video
@@ -140,12 +143,14 @@ def demo(args: argparse.Namespace) -> None:
 
 
 def inspect(args: argparse.Namespace) -> None:
+    """Print what a checkpoint holds."""
     from .checkpoints import describe
 
     print(describe(args.checkpoint))
 
 
 def inflate(args: argparse.Namespace) -> None:
+    """Make a UniVid checkpoint out of Stable Diffusion 2.x."""
     from .checkpoints import inflate as run
 
     run(args.source, args.out, vision=args.vision, prediction=args.prediction, seed=args.seed)

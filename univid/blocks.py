@@ -9,7 +9,16 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from .layers import Context, DualCrossAttention, FeedForward, Layers, PSTAttention, PSTConv, SelfAttention
+from .layers import (
+    Context,
+    DualCrossAttention,
+    FeedForward,
+    Layers,
+    PSTAttention,
+    PSTConv,
+    SelfAttention,
+    place_in_clip,
+)
 
 
 class ResBlock(nn.Module):
@@ -73,11 +82,14 @@ class TransformerBlock(nn.Module):
 class TemporalTransformer(nn.Module):
     """TemAttn (eq. 8): attention along time at every position, `(b h w) t d`.
 
-    paper: no position encoding is named; we: none, because the temporal convolutions already give the order.
+    paper: no position encoding is named; we: none in the paper's preset, because the temporal convolutions
+    give the order; the built-in model has one (`position`), because at its few samples the convolutions alone
+    did not learn which way a word says to move.
     """
 
-    def __init__(self, make: Layers, width: int, heads: int, groups: int):
+    def __init__(self, make: Layers, width: int, heads: int, groups: int, position: bool):
         super().__init__()
+        self.position = position
         self.norm = make.GroupNorm(groups, width, eps=1e-6)
         self.proj_in = make.Linear(width, width)
         self.norm1 = make.LayerNorm(width)
@@ -91,6 +103,8 @@ class TemporalTransformer(nn.Module):
             return x
         z = self.norm(rearrange(x, "(b t) c h w -> b c t (h w)", t=frames))  # statistics over the whole clip
         z = self.proj_in(rearrange(z, "b c t s -> (b s) t c"))
+        if self.position:
+            z = z + place_in_clip(frames, z.shape[-1]).to(z)
         z = z + self.attn1(self.norm1(z))
         z = z + self.ff(self.norm2(z))
         z = rearrange(self.proj_out(z), "(b h w) t c -> (b t) c h w", h=x.shape[-2], w=x.shape[-1])
@@ -109,14 +123,14 @@ class SpatialTransformer(nn.Module):
         groups: int,
         factor: int,
         pst: bool,
-        temporal: bool,
+        temporal: TemporalTransformer | None,
     ):
         super().__init__()
         self.norm = make.GroupNorm(groups, width, eps=1e-6)
         self.proj_in = make.Linear(width, width)
         self.transformer_blocks = nn.ModuleList([TransformerBlock(make, width, context, heads, factor, pst)])
         self.proj_out = make.Linear(width, width)
-        self.temporal = TemporalTransformer(make, width, heads, groups) if temporal else None
+        self.temporal = temporal
 
     def forward(self, x: Tensor, context: Context) -> Tensor:  # [(b t) c h w]
         z = self.proj_in(rearrange(self.norm(x), "n c h w -> n (h w) c"))
@@ -127,6 +141,8 @@ class SpatialTransformer(nn.Module):
 
 
 class Downsample(nn.Module):
+    """A 3x3 convolution of stride 2: half the height and width, rounded up."""
+
     def __init__(self, make: Layers, channels: int):
         super().__init__()
         self.op = make.Conv2d(channels, channels, 3, stride=2, padding=1)

@@ -18,10 +18,9 @@ class TemporalConfig:
     """What turns the image trunk into a video network (paper III-A-1 and eq. 8)."""
 
     conv_kernels: tuple[int, ...]  # k_f a level, odd; () = no PSTConv
-    segment_frames: tuple[
-        int, ...
-    ]  # r_f a level: frames a segment, one reference frame each; () = no PSTAttn
+    segment_frames: tuple[int, ...]  # r_f a level: frames that share one reference frame; () = no PSTAttn
     attention: bool  # TemAttn after every spatial transformer
+    position: bool  # TemAttn's tokens carry their frame's place in the clip
 
 
 @dataclass(frozen=True)
@@ -57,7 +56,8 @@ class UNetConfig:
         ):
             if per_level and len(per_level) != levels:
                 raise ValueError(
-                    f"{name} needs one entry for each of {levels} levels, got {len(per_level)}; fix the config."
+                    f"{name} needs one entry for each of {levels} levels, got {len(per_level)}; "
+                    "fix the config."
                 )
         if any(k < 1 or k % 2 == 0 for k in self.temporal.conv_kernels):
             raise ValueError(
@@ -191,7 +191,9 @@ PAPER = ModelConfig(
         head_channels=64,
         context_dim=1024,
         norm_groups=32,
-        temporal=TemporalConfig(conv_kernels=(3, 5, 7, 9), segment_frames=(8, 4, 2, 1), attention=True),
+        temporal=TemporalConfig(
+            conv_kernels=(3, 5, 7, 9), segment_frames=(8, 4, 2, 1), attention=True, position=False
+        ),
         image_stream=ImageStreamConfig(projection="linear", width=1280),
     ),
     vae=VAEConfig(
@@ -224,7 +226,9 @@ TINY = ModelConfig(
         head_channels=24,
         context_dim=64,
         norm_groups=16,
-        temporal=TemporalConfig(conv_kernels=(3, 5, 7, 9), segment_frames=(8, 4, 2, 1), attention=True),
+        temporal=TemporalConfig(
+            conv_kernels=(3, 5, 7, 9), segment_frames=(8, 4, 2, 1), attention=True, position=True
+        ),
         image_stream=ImageStreamConfig(projection="linear", width=96),
     ),
     vae=VAEConfig(

@@ -7,7 +7,7 @@ Between layers a video is `[(b t) c h w]` in channels-last memory. There tokens 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, reduce
 
 import torch
 from einops import rearrange
@@ -128,15 +128,15 @@ class DualCrossAttention(nn.Module):
 
     def forward(self, x: Tensor, context: Context, factor: int) -> Tensor:  # [(b t) s d]
         q = self.to_q(x)
-        total = torch.zeros_like(q)
+        streams = []
         text, image = context.level_weights.get(factor, (1.0, 1.0))
         if context.text is not None and text:
             k, v = self.to_k(context.text), self.to_v(context.text)
-            total = total + self._stream(q, k, v, context.frames, context.weights[..., 0] * text)
+            streams.append(self._stream(q, k, v, context.frames, context.weights[..., 0] * text))
         if context.image is not None and image:
             k, v = self.to_k_image(context.image), self.to_v_image(context.image)
-            total = total + self._stream(q, k, v, context.frames, context.weights[..., 1] * image)
-        return self.to_out[0](total)
+            streams.append(self._stream(q, k, v, context.frames, context.weights[..., 1] * image))
+        return self.to_out[0](reduce(torch.add, streams) if streams else torch.zeros_like(q))
 
     def _stream(self, q: Tensor, k: Tensor, v: Tensor, frames: int, weight: Tensor) -> Tensor:
         """weight * A(q, k, v). What all frames share is projected once, and all frames query it at once."""
@@ -150,6 +150,8 @@ class DualCrossAttention(nn.Module):
 
 
 class GEGLU(nn.Module):
+    """A linear layer whose one half gates the other through GELU (2002.05202)."""
+
     def __init__(self, make: Layers, width: int, inner: int):
         super().__init__()
         self.proj = make.Linear(width, 2 * inner)
@@ -179,3 +181,8 @@ def timestep_embedding(timesteps: Tensor, width: int) -> Tensor:
     )
     angles = timesteps.float()[:, None] * frequencies
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
+
+
+def place_in_clip(frames: int, width: int) -> Tensor:
+    """Sinusoids of each frame's place in the clip, `[t width]` float32: the same at any frame rate."""
+    return timestep_embedding(1000 * (torch.arange(frames) + 0.5) / frames, width)

@@ -183,6 +183,15 @@ def _place(page: Image.Image, tile: _Tile, x: int, y: int) -> None:
         draw.rectangle((box[0] - 2, box[1] - 2, box[2] + 2, box[3] + 2), outline=ACCENT, width=3)
     middle = x + tile.picture.width // 2
     fill = ACCENT if tile.accent else FAINT
-    draw.text(
-        (middle, y + tile.picture.height + 6), tile.label, font=_font(LABEL_SIZE), fill=fill, anchor="ma"
-    )
+    label = _cut(tile.label, tile.picture.width)
+    draw.text((middle, y + tile.picture.height + 6), label, font=_font(LABEL_SIZE), fill=fill, anchor="ma")
+
+
+def _cut(text: str, width: int) -> str:
+    """A label of at most `width` pixels; a longer one ends in an ellipsis."""
+    draw, font = ImageDraw.Draw(Image.new("RGB", (1, 1))), _font(LABEL_SIZE)
+    if draw.textlength(text, font=font) <= width:
+        return text
+    while text and draw.textlength(text + "…", font=font) > width:
+        text = text[:-1]
+    return text.rstrip() + "…"

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from .attention import AttentionFunction, attention
-from .blocks import Downsample, ResBlock, SpatialTransformer, Upsample
+from .blocks import Downsample, ResBlock, SpatialTransformer, TemporalTransformer, Upsample
 from .conditioning import Conditioning
 from .config import UNetConfig
 from .layers import Context, Layers, reference_frames, timestep_embedding
@@ -67,9 +67,12 @@ class UNet(nn.Module):
         def transformer(width: int, level: int) -> SpatialTransformer:
             heads = width // config.head_channels
             pst, factor = bool(temporal.segment_frames), config.factors[level]
-            return SpatialTransformer(
-                make, width, config.context_dim, heads, groups, factor, pst, temporal.attention
+            time = (
+                TemporalTransformer(make, width, heads, groups, temporal.position)
+                if temporal.attention
+                else None
             )
+            return SpatialTransformer(make, width, config.context_dim, heads, groups, factor, pst, time)
 
         self.time_embed = nn.Sequential(
             make.Linear(channels, embedding), nn.SiLU(), make.Linear(embedding, embedding)

@@ -182,6 +182,8 @@ def _stage(incoming: int, width: int, depth: int, groups: int, operations) -> nn
 
 
 class Middle(nn.Module):
+    """Two residual blocks around the only attention, at the coarsest level."""
+
     def __init__(self, channels: int, groups: int, operations):
         super().__init__()
         self.block_1 = ResBlock(channels, channels, groups, operations)
@@ -193,6 +195,8 @@ class Middle(nn.Module):
 
 
 class ResBlock(nn.Module):
+    """Two 3x3 convolutions after norm and SiLU, added to the input."""
+
     def __init__(self, incoming: int, width: int, groups: int, operations):
         super().__init__()
         self.norm1 = operations.GroupNorm(groups, incoming, eps=1e-6)
@@ -226,6 +230,8 @@ class Attention(nn.Module):
 
 
 class Downsample(nn.Module):
+    """Half the height and width."""
+
     def __init__(self, channels: int, operations):
         super().__init__()
         self.conv = operations.Conv2d(channels, channels, 3, stride=2)
@@ -235,6 +241,8 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
+    """Twice the height and width: nearest, then 3x3."""
+
     def __init__(self, channels: int, operations):
         super().__init__()
         self.conv = operations.Conv2d(channels, channels, 3, padding=1)
