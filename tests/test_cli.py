@@ -336,6 +336,6 @@ def test_interrupt_leaves_nothing(small_checkpoint, tmp_path):
                 break
             time.sleep(0.1)
         process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=30) == 130
+        assert process.wait(timeout=120) == 130
     assert log.read_text().splitlines()[-1] == "univid: interrupted; no unfinished file was left."
     assert "Traceback" not in log.read_text() and files(tmp_path) == ["log"]

@@ -59,7 +59,7 @@ def test_two_processes_equal_one(tmp_path):
     ]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
     subprocess.run(
-        [*command, str(tmp_path / "two")], check=True, env=environment, timeout=120, capture_output=True
+        [*command, str(tmp_path / "two")], check=True, env=environment, timeout=300, capture_output=True
     )
     one, two = (read(tmp_path / name / "metrics.jsonl") for name in ("one", "two"))
     assert len(one) == len(two) == 6

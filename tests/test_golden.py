@@ -1,7 +1,7 @@
 """Golden numbers: the built-in architecture from a fixed seed, five training steps, one sampled latent.
 
-They change when the network, its initial weights, the loss, the optimizer or a sampler changes; then say why in
-the commit and renew them with `python tests/test_golden.py`.
+They change when the network, its initial weights, the loss, the optimizer or a sampler changes; then say why
+in the commit and renew them with `python tests/test_golden.py`.
 """
 
 from dataclasses import replace

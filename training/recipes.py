@@ -47,7 +47,7 @@ def tiny_images() -> Recipe:
 def tiny_t2v() -> Recipe:
     """Every second frame: half the cost of a clip while motion is learnt."""
     return _tiny_unet(
-        "tiny_t2v", task="t2v", start="tiny_images", seed=4, steps=3100, lr=1e-3, stride=2,
+        "tiny_t2v", task="t2v", start="tiny_images", seed=4, steps=2600, lr=1e-3, stride=2,
         batch={"image": 16, "video": 16},
     )  # fmt: skip
 
@@ -58,7 +58,7 @@ def tiny_adapters() -> Recipe:
         task="adapters",
         start="tiny_t2v",
         seed=6,
-        steps=250,
+        steps=200,
         lr=1e-3,
         batch={"image": 16, "video": 8},
     )
@@ -70,8 +70,8 @@ def tiny_joint() -> Recipe:
         task="joint",
         start="tiny_adapters",
         seed=7,
-        steps=500,
-        lr=6e-4,
+        steps=1000,
+        lr=1e-3,
         batch={"image": 16, "video": 8},
     )
 

@@ -6,6 +6,7 @@ Tuples indexed by level run from the finest (f = 1) to the coarsest (f = 8).
 
 import dataclasses
 import json
+import math
 import types
 import typing
 from dataclasses import dataclass
@@ -257,7 +258,7 @@ PROFILES = {
         guidance="joint", guidance_scale=7.5, text_guidance=7.5, image_guidance=2.0, guidance_rescale=0.0,
     ),
     "tiny": SamplingProfile(
-        frames=12, height=64, width=64, fps=8.0, steps=20, sampler="dpmpp_2m", sigma_schedule="sgm_uniform",
+        frames=12, height=64, width=64, fps=8.0, steps=10, sampler="dpmpp_2m", sigma_schedule="sgm_uniform",
         guidance="joint", guidance_scale=3.0, text_guidance=3.0, image_guidance=2.0, guidance_rescale=0.0,
     ),
 }  # fmt: skip
@@ -293,7 +294,9 @@ def _build(kind, value, where: str):
             raise ValueError(f"{where} must be an object, got {type(value).__name__}.")
         hints = typing.get_type_hints(kind)
         if unknown := sorted(value.keys() - hints.keys()):
-            raise ValueError(f"{where} has unknown fields {unknown}; this version knows {sorted(hints)}.")
+            raise ValueError(
+                f"{where} has unknown fields {_short(unknown)}; this version knows {sorted(hints)}."
+            )
         if missing := sorted(hints.keys() - value.keys()):
             raise ValueError(f"{where} lacks the fields {missing}.")
         return kind(**{name: _build(hint, value[name], f"{where}.{name}") for name, hint in hints.items()})
@@ -301,8 +304,19 @@ def _build(kind, value, where: str):
         if not isinstance(value, list):
             raise ValueError(f"{where} must be a list, got {type(value).__name__}.")
         return tuple(_build(typing.get_args(kind)[0], item, f"{where}[{i}]") for i, item in enumerate(value))
-    if kind is float and type(value) is int:
+    if kind is float and type(value) is int and abs(value) < 2**53:
         value = float(value)
-    if type(value) is not kind:
-        raise ValueError(f"{where} must be {kind.__name__}, got {value!r}.")
+    if type(value) is not kind or (kind is float and not math.isfinite(value)):
+        raise ValueError(f"{where} must be {_WORDS[kind]}, got {_short(value)}.")
+    if kind is int and value < 1:
+        raise ValueError(f"{where} must be at least 1, got {value}.")
     return value
+
+
+_WORDS = {int: "a whole number", float: "a finite number", str: "text", bool: "true or false"}
+
+
+def _short(value) -> str:
+    """A value as a message may show it: a hostile file must not fill the screen."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:80]} ..."
