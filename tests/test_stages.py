@@ -5,8 +5,9 @@ import dataclasses
 import pytest
 import torch
 
+from training.__main__ import main
 from training.data import shapes
-from training.export import export
+from training.export import lineage
 from training.loop import train
 from training.recipes import RECIPES, TINY
 from training.stages import TASKS
@@ -127,10 +128,10 @@ def test_folding_the_scale_normalises_latents_and_keeps_the_picture():
 
 def test_export_loads_and_generates(root, tmp_path):
     path = tmp_path / "tiny.safetensors"
-    export(root, "tiny_joint", path)
+    main(["--root", str(root), "export", "--out", str(path)])
     model = checkpoints.load(path)
     video = generate(model, "a red circle moves left on a black background", steps=2, frames=3)
     assert video.shape == (1, 3, 3, 64, 64)
-    assert "tiny_adapters" in model.info["source"]
+    assert model.info["source"].endswith(" -> ".join(TINY)) and set(lineage(root, TINY[-1])) == set(TINY)
     saved = load(root / "tiny_joint" / "final.pt")["ema"]
     assert torch.equal(model.unet.state_dict()["out.2.weight"], saved["out.2.weight"].half().float())

@@ -56,9 +56,7 @@ def train(recipe: Recipe, task: Task, folder: Path | str, *, device="cpu", progr
             validating = recipe.validate_every and state.step % recipe.validate_every == 0
             if validating and main:
                 row |= validate(task, state)
-            if not main:
-                pass
-            elif validating or "skipped" in row or state.step % recipe.log_every == 0:
+            if main and (validating or "skipped" in row or state.step % recipe.log_every == 0):
                 row = {name: float(value) for name, value in row.items()} | {"step": state.step}
                 metrics.write(row)
                 bar.set_postfix(loss=f"{row['loss']:.4g}", lr=f"{row['lr']:.2g}", refresh=False)

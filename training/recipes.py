@@ -70,7 +70,7 @@ def tiny_joint() -> Recipe:
         task="joint",
         start="tiny_adapters",
         seed=7,
-        steps=1000,
+        steps=800,
         lr=1e-3,
         batch={"image": 16, "video": 8},
     )
