@@ -3,6 +3,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -330,7 +331,9 @@ def test_interrupt_leaves_nothing(small_checkpoint, tmp_path):
     ]  # fmt: skip
     log = tmp_path / "log"
     with open(log, "w") as stderr:
-        process = subprocess.Popen(words, cwd=ROOT, stderr=stderr)
+        # A shell starts what runs in the background deaf to Ctrl-C; the program shall hear it here all the same.
+        hear = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+        process = subprocess.Popen(words, cwd=ROOT, stderr=stderr, preexec_fn=hear)
         for _ in range(600):
             if "sample" in log.read_text():
                 break
