@@ -331,7 +331,7 @@ def test_interrupt_leaves_nothing(small_checkpoint, tmp_path):
     ]  # fmt: skip
     log = tmp_path / "log"
     with open(log, "w") as stderr:
-        # A shell starts what runs in the background deaf to Ctrl-C; the program shall hear it here all the same.
+        # A shell starts background jobs deaf to Ctrl-C; here the program shall hear it all the same.
         hear = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
         process = subprocess.Popen(words, cwd=ROOT, stderr=stderr, preexec_fn=hear)
         for _ in range(600):
