@@ -9,14 +9,15 @@ import os
 import sys
 from pathlib import Path
 
+from univid.checkpoints import built_in_path
+
 from . import distributed
 from .loop import train
 from .recipes import RECIPES, TINY, ablations
 from .stages import TASKS
 
 DEFAULT_ROOT = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "univid"
-REPOSITORY = Path(__file__).parents[1]
-BUILT_IN = REPOSITORY / "univid" / "assets" / "univid-tiny.safetensors"
+BUILT_IN = built_in_path()
 
 
 def parser() -> argparse.ArgumentParser:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from training.stages.towers import Towers
+from training.stages.towers import frozen_towers
 from training.stages.vae import frozen_vae
 from training.state import load
 from training.variants import CONFIGS
@@ -19,8 +19,7 @@ def export(root: Path, run: str, out: Path) -> None:
     saved = load(root / run / "final.pt")
     options = saved["recipe"]["options"]
     config = CONFIGS[options["preset"]]
-    towers = Towers()
-    towers.load_state_dict(load(root / options["towers"] / "final.pt")["ema"])
+    towers = frozen_towers(root / options["towers"])
     unet = UNet(config.unet)
     unet.load_state_dict(saved["ema"])
     runs = lineage(root, run)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from training import distributed
 from training.data import shapes
 from training.state import atomic
 from univid.encoders import ImageEncoder, TextEncoder
@@ -42,10 +43,11 @@ def prepare(
     for tensor in (*vae.state_dict().values(), *vision.state_dict().values()):
         digest.update(tensor.numpy().tobytes())
     path = folder / f"features_{digest.hexdigest()[:12]}_{seed}_{clips}x{frames}.pt"
-    if not path.exists():
+    if distributed.rank() == 0 and not path.exists():  # one process writes, the others wait for it
         folder.mkdir(parents=True, exist_ok=True)
         with atomic(path) as temporary:
             torch.save(vars(_compute(vae, vision, seed, clips, frames)), temporary)
+    distributed.barrier()
     return Features(**torch.load(path, weights_only=True, mmap=True))
 
 

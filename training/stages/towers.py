@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from training.config import Recipe
 from training.data import shapes
 from training.distributed import share
+from training.state import load
 from training.task import MicroBatch
 from univid.config import TINY
 from univid.encoders import ImageEncoder, TextEncoder, preprocess
@@ -47,6 +48,13 @@ class Towers(nn.Module):
         pooled = self.vision.pooled(frames).float()
         pairs = self.clip_head(rearrange(pooled, "(b t) e -> b (t e)", t=2)).float()
         return F.normalize(pooled, dim=-1), F.normalize(pairs, dim=-1)
+
+
+def frozen_towers(folder: Path) -> Towers:
+    """The finished towers of a run, ready for the next stages."""
+    towers = Towers()
+    towers.load_state_dict(load(folder / "final.pt")["ema"])
+    return towers.eval().requires_grad_(False)
 
 
 class TowersTask:

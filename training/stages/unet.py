@@ -25,7 +25,7 @@ from univid.initialization import initialize
 from univid.layers import reference_frames
 from univid.unet import UNet
 
-from .towers import Towers
+from .towers import Towers, frozen_towers
 from .vae import frozen_vae
 
 # The conditions that a sample shows: (text given, modality weights (lambda_t, lambda_v)).
@@ -76,9 +76,7 @@ class UNetTask:
         self.config = CONFIGS[options["preset"]]
         self.schedule = NoiseSchedule(self.config.schedule)
         self.vae = frozen_vae(root / options["vae"])
-        self.towers = Towers()
-        self.towers.load_state_dict(load(root / options["towers"] / "final.pt")["ema"])
-        self.towers.eval().requires_grad_(False)
+        self.towers = frozen_towers(root / options["towers"])
         self.text = features.CaptionTokens(self.towers.text)
         self.data = features.prepare(
             root, self.vae, self.towers.vision, seed=options["data_seed"], clips=options["clips"],
