@@ -31,6 +31,7 @@ NEW = (
     "pst",
     "_image",
     "image_projection",
+    "place_scale",
 )  # what a tensor is called that Stable Diffusion lacks
 
 
@@ -103,19 +104,24 @@ def pst_attention(x, references, layer):
     return out
 
 
-def place_in_clip(frames, width):
-    """Cosines, then sines, of a frame's place in thousandths of the clip: `[t width]`."""
-    out = torch.empty(frames, width)
-    for k in range(frames):
-        for i in range(width // 2):
-            angle = 1000 * (k + 0.5) / frames * 10000 ** (-i / (width // 2))
+def place_in_clip(places, width):
+    """Cosines, then sines, of each frame's place in thousandths of the clip: `[t]` -> `[t width]`."""
+    out = torch.zeros(len(places), width)
+    for k, place in enumerate(places.tolist()):
+        for i in range(width // 2) if place >= 0 else ():
+            angle = 1000 * place * 10000 ** (-i / (width // 2))
             out[k, i], out[k, width // 2 + i] = math.cos(angle), math.sin(angle)
     return out
 
 
-def temporal_attention(x, layer):
+def even_places(frames):
+    return torch.tensor([(k + 0.5) / frames for k in range(frames)])
+
+
+def temporal_attention(x, layer, places=None):
     """Eq. 8 for x `[b t c h w]`: at every position of a clip its frames attend to each other."""
     out = x.clone()
+    places = even_places(x.shape[1]).expand(len(x), -1) if places is None else places
     for clip, video in enumerate(x):
         groups = video.unflatten(1, (layer.norm.num_groups, -1))  # [t g c/g h w]
         mean = groups.mean((0, 2, 3, 4), keepdim=True)
@@ -126,7 +132,7 @@ def temporal_attention(x, layer):
             for column in range(x.shape[4]):
                 y = layer.proj_in(z[:, :, row, column])  # [t c]
                 if layer.position:
-                    y = y + place_in_clip(*y.shape)
+                    y = y + place_in_clip(places[clip], y.shape[1])
                 normed = layer.norm1(y)
                 q, k, v = (
                     normed @ to.weight.T for to in (layer.attn1.to_q, layer.attn1.to_k, layer.attn1.to_v)
@@ -165,6 +171,8 @@ class PlainUniVid:
 
     def __init__(self, unet):
         self.theirs, self.image_projection = stable_diffusion(unet), unet.image_projection
+        self.place_scale = unet.place_scale
+        self.width = unet.config.model_channels
         table = diffusers_unet(unet.config)
         for name, layer in unet.named_modules():
             if isinstance(layer, ResBlock):
@@ -177,16 +185,21 @@ class PlainUniVid:
                 )
 
     @torch.no_grad()
-    def __call__(self, x, timesteps, text, image, image_weight, references=None):
+    def __call__(self, x, timesteps, text, image, image_weight, references=None, places=None):
         """x `[b c t h w]`, text `[b n d]`, image `[b m d]`, one lambda_v for all; lambda_t = 1."""
         clips, _, self.frames, h, w = x.shape
+        self.where = even_places(self.frames).expand(clips, -1) if places is None else places
+        text = text.repeat_interleave(self.frames, 0)
+        if self.place_scale is not None:
+            sinusoids = place_in_clip(self.where.flatten(), self.width)  # [(b t) width]
+            text = text + text * (sinusoids @ self.place_scale.weight.T)[:, None]
         self.factors = {-(-h // f) * -(-w // f): f for f in (1, 2, 4, 8)}  # by the number of cells
         self.references = references or {}
         for processor in self.theirs.attn_processors.values():
             if isinstance(processor, IPAdapterAttnProcessor2_0):
                 processor.scale = [image_weight]
         tokens = (
-            text.repeat_interleave(self.frames, 0),
+            text,
             [self.image_projection(image).repeat_interleave(self.frames, 0)],
         )
         out = self.theirs(
@@ -221,7 +234,9 @@ class PlainUniVid:
         block.register_forward_pre_hook(lambda module, args: residual.update(x=args[0]))
         block.attn1.register_forward_hook(after_self_attention)
         theirs.register_forward_hook(
-            lambda module, args, out: (temporal_attention(self._clips(out[0]), layer.temporal).flatten(0, 1),)
+            lambda module, args, out: (
+                temporal_attention(self._clips(out[0]), layer.temporal, self.where).flatten(0, 1),
+            )
         )
         block.attn2.processor = image_processor(ours.attn2)
 

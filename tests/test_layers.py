@@ -19,7 +19,15 @@ from reference import (
 from univid.attention import attention
 from univid.blocks import TemporalTransformer
 from univid.conditioning import Conditioning, cat, check_weights
-from univid.layers import Context, DualCrossAttention, Layers, PSTAttention, PSTConv, reference_frames
+from univid.layers import (
+    Context,
+    DualCrossAttention,
+    Layers,
+    PSTAttention,
+    PSTConv,
+    even_places,
+    reference_frames,
+)
 
 MAKE = Layers(torch.nn, attention)
 CLIPS, FRAMES, HEADS, WIDTH, CONTEXT = 2, 5, 3, 24, 20
@@ -74,7 +82,15 @@ def test_pst_attention_is_equation_6(references):
 def test_temporal_attention_is_equation_8(position):
     layer = randomize(TemporalTransformer(MAKE, WIDTH, HEADS, groups=4, position=position))
     x = randn(CLIPS, FRAMES, WIDTH, 3, 4)
-    out = layer(x.flatten(0, 1), FRAMES).unflatten(0, (CLIPS, FRAMES))
+    places = torch.rand(CLIPS, FRAMES, generator=torch.Generator().manual_seed(0))
+
+    def run(places):
+        context = Context(FRAMES, None, places, None, None, None, {}, {})
+        return layer(x.flatten(0, 1), context).unflatten(0, (CLIPS, FRAMES))
+
+    assert difference(run(places), temporal_attention(x, layer, places)) < 1e-4
+    assert (difference(run(places), run(places.flip(0))) > 1e-2) == position
+    out = run(even_places(FRAMES).expand(CLIPS, -1))
     assert difference(out, temporal_attention(x, layer)) < 1e-4
     assert difference(out, temporal_attention(x.mT, layer).mT) < 1e-4  # every position for itself
     order = torch.tensor([3, 0, 4, 1, 2])
@@ -104,6 +120,7 @@ class Dual:
         context = Context(
             frames=FRAMES,
             embedding=None,
+            places=None,
             text=self.text if text is True else text,
             image=self.image if image is True else image,
             weights=torch.as_tensor(weights, dtype=torch.float32).expand(CLIPS, -1, 2),

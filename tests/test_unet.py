@@ -38,6 +38,14 @@ def unet():
 
 
 @pytest.fixture(scope="module")
+def placed():
+    """The narrow network whose frames know their place in the clip."""
+    return randomize(
+        UNet(dataclasses.replace(NARROW, temporal=dataclasses.replace(NARROW.temporal, position=True)))
+    )
+
+
+@pytest.fixture(scope="module")
 def narrow():
     return randomize(UNet(NARROW))
 
@@ -125,6 +133,25 @@ def test_the_whole_network_is_the_plain_one(unet, frames):
     given = unet(x, TIMESTEPS, conditions(1, 0.7), reference_frames=references)
     assert difference(given, plain(x, TIMESTEPS, TEXT, IMAGE, 0.7, references)) < 1e-4
     assert difference(given, expected) > 1e-3
+
+
+def test_the_network_with_places_is_the_plain_one(placed):
+    x, plain = randn(2, 4, 5, 9, 8), PlainUniVid(placed)
+    expected = plain(x, TIMESTEPS, TEXT, IMAGE, 0.7)
+    assert difference(placed(x, TIMESTEPS, conditions(1, 0.7)), expected) < 1e-4
+    places = torch.tensor([[0.1, 0.2, 0.3, 0.9, 1.0], [-1, -1, 0.5, 0.6, 0.7]])
+    given = placed(x, TIMESTEPS, conditions(1, 0.7, places=places))
+    assert difference(given, plain(x, TIMESTEPS, TEXT, IMAGE, 0.7, places=places)) < 1e-4
+    assert difference(given, expected) > 1e-2
+
+
+def test_a_single_frame_is_stable_diffusion_unless_it_has_a_place_in_a_clip(placed):
+    x, theirs = randn(2, 4, 1, 9, 8), stable_diffusion(placed)
+    expected = per_frame(theirs, x)
+    assert difference(placed(x, TIMESTEPS, conditions()), expected) < 1e-4
+    for place, same in ((-1.0, True), (0.0, False), (0.5, False)):
+        out = placed(x, TIMESTEPS, conditions(places=torch.full((2, 1), place)))
+        assert (difference(out, expected) < 1e-4) == same
 
 
 @pytest.mark.parametrize("shape", [(2, 1, 1), (3, 5, 2), (4, 8, 8), (11, 6, 10)])

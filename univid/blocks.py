@@ -17,7 +17,7 @@ from .layers import (
     PSTAttention,
     PSTConv,
     SelfAttention,
-    place_in_clip,
+    place_embedding,
 )
 
 
@@ -83,8 +83,7 @@ class TemporalTransformer(nn.Module):
     """TemAttn (eq. 8): attention along time at every position, `(b h w) t d`.
 
     paper: no position encoding is named; we: none in the paper's preset, because the temporal convolutions
-    give the order; the built-in model has one (`position`), because at its few samples the convolutions alone
-    did not learn which way a word says to move.
+    give the order; with `position` the tokens carry their frame's place in the clip.
     """
 
     def __init__(self, make: Layers, width: int, heads: int, groups: int, position: bool):
@@ -98,13 +97,15 @@ class TemporalTransformer(nn.Module):
         self.ff = FeedForward(make, width)
         self.proj_out = make.Linear(width, width)
 
-    def forward(self, x: Tensor, frames: int) -> Tensor:  # [(b t) c h w]
-        if frames == 1:
+    def forward(self, x: Tensor, context: Context) -> Tensor:  # [(b t) c h w]
+        if context.frames == 1:
             return x
-        z = self.norm(rearrange(x, "(b t) c h w -> b c t (h w)", t=frames))  # statistics over the whole clip
-        z = self.proj_in(rearrange(z, "b c t s -> (b s) t c"))
+        # Statistics over the whole clip.
+        z = self.norm(rearrange(x, "(b t) c h w -> b c t (h w)", t=context.frames))
+        z = self.proj_in(rearrange(z, "b c t s -> b s t c"))
         if self.position:
-            z = z + place_in_clip(frames, z.shape[-1]).to(z)
+            z = z + place_embedding(context.places, z.shape[-1]).to(z)[:, None]
+        z = rearrange(z, "b s t c -> (b s) t c")
         z = z + self.attn1(self.norm1(z))
         z = z + self.ff(self.norm2(z))
         z = rearrange(self.proj_out(z), "(b h w) t c -> (b t) c h w", h=x.shape[-2], w=x.shape[-1])
@@ -137,7 +138,7 @@ class SpatialTransformer(nn.Module):
         for block in self.transformer_blocks:
             z = block(z, context)
         x = x + rearrange(self.proj_out(z), "n (h w) c -> n c h w", h=x.shape[-2])
-        return x if self.temporal is None else self.temporal(x, context.frames)
+        return x if self.temporal is None else self.temporal(x, context)
 
 
 class Downsample(nn.Module):

@@ -17,6 +17,8 @@ class Conditioning:
     weights: modality weights `[b 2]` or per frame `[b t 2]`, order (lambda_t, lambda_v).
     level_weights: multipliers of the weights a level, {f: (text, image)}; a level left out has (1, 1).
     concat: latents joined to the input along channels, `[b c t h w]`.
+    places: where in its clip each frame is, `[b t]`: 0 = the beginning, 1 = the end, negative = a picture of
+        its own. None: the frames are a whole clip, and a single frame is a picture of its own.
 
     Raises:
         ValueError: fields whose clips or frames disagree.
@@ -27,19 +29,22 @@ class Conditioning:
     weights: Tensor
     level_weights: Mapping[int, tuple[float, float]] = field(default_factory=dict)
     concat: Tensor | None = None
+    places: Tensor | None = None
 
     def __post_init__(self):
         tensors = {
             "text": (self.text, (3, 4)),
             "image": (self.image, (3, 4)),
             "weights": (self.weights, (2, 3)),
+            "places": (self.places, (2, 2)),
         }
         for name, (tensor, ranks) in tensors.items():
             if tensor is None:
                 continue
             if tensor.dim() not in ranks or tensor.shape[0] != self.clips:
                 raise ValueError(
-                    f"{name} must have {ranks[0]} or {ranks[1]} dimensions, the first {self.clips} clips, "
+                    f"{name} must have {' or '.join(map(str, sorted(set(ranks))))} dimensions, "
+                    f"the first {self.clips} clips, "
                     f"got shape {tuple(tensor.shape)}."
                 )
         if len(self._frames()) > 1:
@@ -59,9 +64,9 @@ class Conditioning:
         return next(iter(self._frames()), None)
 
     def to(self, device=None, dtype: torch.dtype | None = None) -> "Conditioning":
-        """Move every tensor; the weights keep float32."""
+        """Move every tensor; weights and places keep float32."""
         moved = {
-            name: value.to(device=device, dtype=torch.float32 if name == "weights" else dtype)
+            name: value.to(device=device, dtype=torch.float32 if name in ("weights", "places") else dtype)
             for name, value in self._tensors()
         }
         return dataclasses.replace(self, **moved)
@@ -75,8 +80,8 @@ class Conditioning:
         return self.with_weights(self.weights * self.weights.new_tensor([text, image]))
 
     def _frames(self) -> set[int]:
-        per_frame = [(self.text, 4), (self.weights, 3)] + ([] if self.image is None else [(self.image, 4)])
-        return {tensor.shape[1] for tensor, rank in per_frame if tensor.dim() == rank}
+        per_frame = [(self.text, 4), (self.image, 4), (self.weights, 3), (self.places, 2)]
+        return {tensor.shape[1] for tensor, rank in per_frame if tensor is not None and tensor.dim() == rank}
 
     def _tensors(self) -> list[tuple[str, Tensor]]:
         pairs = ((f.name, getattr(self, f.name)) for f in dataclasses.fields(self))
@@ -99,13 +104,14 @@ def cat(conditions: list[Conditioning]) -> Conditioning:
             template.new_zeros(c.clips, *template.shape[-2:]) if image is None else image
             for c, image in zip(conditions, images, strict=True)
         ]
-    concats = [c.concat for c in conditions]
+    concats, places = [c.concat for c in conditions], [c.places for c in conditions]
     return Conditioning(
         text=_cat_frames([c.text for c in conditions], 3),
         image=None if template is None else _cat_frames(images, 3),
         weights=_cat_frames([c.weights for c in conditions], 2),
         level_weights=first.level_weights,
         concat=None if concats[0] is None else torch.cat(concats),
+        places=None if places[0] is None else torch.cat(places),
     )
 
 

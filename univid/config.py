@@ -21,7 +21,7 @@ class TemporalConfig:
     conv_kernels: tuple[int, ...]  # k_f a level, odd; () = no PSTConv
     segment_frames: tuple[int, ...]  # r_f a level: frames that share one reference frame; () = no PSTAttn
     attention: bool  # TemAttn after every spatial transformer
-    position: bool  # TemAttn's tokens carry their frame's place in the clip
+    position: bool  # a frame's place in the clip scales its text tokens and joins TemAttn's tokens
 
 
 @dataclass(frozen=True)

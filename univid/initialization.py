@@ -26,10 +26,13 @@ def initialize(unet: UNet, seed: int) -> None:
         if isinstance(module, nn.GroupNorm | nn.LayerNorm):
             module.weight.fill_(1)
             module.bias.zero_()
-        elif isinstance(module, nn.Linear | nn.Conv2d):
+        elif isinstance(module, nn.Linear | nn.Conv2d) and module is not unet.place_scale:
             bound = 1 / math.sqrt(module.weight[0].numel())
             for parameter in module.parameters(recurse=False):
                 parameter.copy_(torch.empty(parameter.shape).uniform_(-bound, bound, generator=generator))
+    if unet.place_scale is not None:  # so large that a word differs visibly from place to place
+        bound = 2.5 / math.sqrt(unet.place_scale.in_features)
+        unet.place_scale.weight.uniform_(-bound, bound, generator=torch.Generator().manual_seed(seed))
     _zero(unet.out[-1])
     for module in unet.modules():
         if isinstance(module, ResBlock):

@@ -34,18 +34,25 @@ class Layers:
 class Context:
     """What every block of one forward shares.
 
-    embedding: timestep embedding `[b e]`. text, image: tokens `[b n d]` or `[b t n d]`, None = stream off.
+    embedding: timestep embedding `[b e]`. places: of the frames in their clip, `[b t]`.
+    text, image: tokens `[b n d]` or `[b t n d]`, None = stream off.
     weights: modality weights `[b 1 2]` or `[b t 2]`. level_weights: multipliers {f: (text, image)}.
     references: the frames that PSTAttn-f attends to, {f: indices [n]}.
     """
 
     frames: int
     embedding: Tensor
+    places: Tensor
     text: Tensor | None
     image: Tensor | None
     weights: Tensor
     level_weights: Mapping[int, tuple[float, float]]
     references: Mapping[int, Tensor]
+
+
+def segment_centers(frames: int, n: int) -> Tensor:
+    """The centre frame of each of n even segments of a clip, ascending `[n]`; n is at most `frames`."""
+    return (2 * torch.arange(n) + 1) * frames // (2 * n)
 
 
 def reference_frames(frames: int, segment_frames: int, generator: torch.Generator | None = None) -> Tensor:
@@ -56,9 +63,9 @@ def reference_frames(frames: int, segment_frames: int, generator: torch.Generato
     its segment, without (inference) it is the centre. Returns ascending indices `[n]`.
     """
     n = math.ceil(frames / segment_frames)
-    j = torch.arange(n)
     if generator is None:
-        return (2 * j + 1) * frames // (2 * n)
+        return segment_centers(frames, n)
+    j = torch.arange(n)
     first, last = j * frames // n, (j + 1) * frames // n
     return first + (torch.rand(n, generator=generator) * (last - first)).long()
 
@@ -183,6 +190,12 @@ def timestep_embedding(timesteps: Tensor, width: int) -> Tensor:
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
 
-def place_in_clip(frames: int, width: int) -> Tensor:
-    """Sinusoids of each frame's place in the clip, `[t width]` float32: the same at any frame rate."""
-    return timestep_embedding(1000 * (torch.arange(frames) + 0.5) / frames, width)
+def even_places(frames: int) -> Tensor:
+    """The places of a whole clip's frames, `[t]` in 0..1: the same at any frame rate; -1 for one frame."""
+    return (torch.arange(frames) + 0.5) / frames if frames > 1 else torch.full((1,), -1.0)
+
+
+def place_embedding(places: Tensor, width: int) -> Tensor:
+    """Sinusoids of places in a clip, `[b t]` -> `[b t width]` float32; zeros for a picture of its own."""
+    sinusoids = timestep_embedding(1000 * places.flatten(), width).unflatten(0, places.shape)
+    return sinusoids * (places >= 0)[..., None]

@@ -1,6 +1,6 @@
 """UniVid's U-Net: Stable Diffusion's trunk, pyramid spatial-temporal layers, dual-stream cross-attention."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import torch
@@ -12,7 +12,11 @@ from .attention import AttentionFunction, attention
 from .blocks import Downsample, ResBlock, SpatialTransformer, TemporalTransformer, Upsample
 from .conditioning import Conditioning
 from .config import UNetConfig
-from .layers import Context, Layers, reference_frames, timestep_embedding
+from .layers import Context, Layers, even_places, place_embedding, reference_frames, timestep_embedding
+
+# (place, index, h, skip) -> (h, skip), all `[(b t) c h w]`. Called after every block of place "input", whose
+# skip is the block's own h, after the "middle" block, and before every block of place "output".
+BlockHook = Callable[[str, int, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 class ImageProjection(nn.Module):
@@ -77,6 +81,9 @@ class UNet(nn.Module):
         self.time_embed = nn.Sequential(
             make.Linear(channels, embedding), nn.SiLU(), make.Linear(embedding, embedding)
         )
+        self.place_scale = (
+            make.Linear(channels, config.context_dim, bias=False) if temporal.position else None
+        )
         self.image_projection = ImageProjection(make, config.image_stream.width, config.context_dim)
 
         widths = [channels * mult for mult in config.channel_mult]
@@ -126,6 +133,7 @@ class UNet(nn.Module):
         cond: Conditioning,
         *,
         reference_frames: Mapping[int, Sequence[int] | Tensor] | None = None,
+        hook: BlockHook = lambda place, index, h, skip: (h, skip),
     ) -> Tensor:
         """Run the network on any number of frames, height and width.
 
@@ -134,6 +142,7 @@ class UNet(nn.Module):
             cond: text and image tokens, modality weights, concat latents.
             reference_frames: frame indices for PSTAttn-f by level, {f: indices}; a level left out takes the
                 centre of each segment.
+            hook: sees and may change what flows between the blocks (control nets and the like).
 
         Raises:
             ValueError: conditions for other clips or frames than x has, an image weight without image tokens,
@@ -146,12 +155,14 @@ class UNet(nn.Module):
         h = rearrange(x, "b c t h w -> (b t) c h w").contiguous(memory_format=torch.channels_last)
 
         skips = []
-        for block in self.input_blocks:
+        for index, block in enumerate(self.input_blocks):
             h = self._run(block, h, context)
-            skips.append(h)
+            h, skip = hook("input", index, h, h)
+            skips.append(skip)
         h = self._run(self.middle_block, h, context)
-        for block in self.output_blocks:
-            h = torch.cat([h, skips.pop()], dim=1)
+        h, _ = hook("middle", 0, h, h)
+        for index, block in enumerate(self.output_blocks):
+            h = torch.cat(hook("output", index, h, skips.pop()), dim=1)
             h = self._run(block, h, context, size=skips[-1].shape[-2:] if skips else None)
         return rearrange(self.out(h), "(b t) c h w -> b c t h w", t=frames)
 
@@ -174,7 +185,16 @@ class UNet(nn.Module):
                     "expected image tokens for an image weight above 0, got none; give a picture or weight 0."
                 )
             image = self.image_projection(cond.image)
-        embedding = self.time_embed(timestep_embedding(timesteps, self.config.model_channels).to(x.dtype))
+        channels = self.config.model_channels
+        embedding = self.time_embed(timestep_embedding(timesteps, channels).to(x.dtype))
+        places = even_places(frames).expand(clips, -1) if cond.places is None else cond.places
+        places = places.to(x.device)
+        text = cond.text
+        if self.place_scale is not None:
+            # What "moves left" means for a frame depends on the frame's place in the clip, and on nothing but
+            # the two together, so here they meet as a product.
+            scale = 1 + self.place_scale(place_embedding(places, channels).to(x.dtype))  # [b t d]
+            text = (text if text.dim() == 4 else text[:, None]) * scale[:, :, None]
         references = {
             factor: torch.as_tensor(
                 given[factor] if factor in given else reference_frames(frames, segment)
@@ -184,7 +204,8 @@ class UNet(nn.Module):
         return Context(
             frames=frames,
             embedding=embedding,
-            text=cond.text if text_on else None,
+            places=places,
+            text=text if text_on else None,
             image=image,
             weights=weights.to(x.device, x.dtype),
             level_weights=cond.level_weights,
