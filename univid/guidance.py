@@ -6,6 +6,8 @@ Four branches exist: e0 (no condition), T (text), I (image), TI (both). A guider
 
 import dataclasses
 import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -15,7 +17,7 @@ from .conditioning import Conditioning, cat
 from .diffusion import Denoiser, v_to_x0, x0_to_v
 
 
-class _Guider:
+class _Guider(ABC):
     """What the guiders share; a subclass is a frozen dataclass of scales with `coefficients()`."""
 
     rescale: float
@@ -27,36 +29,62 @@ class _Guider:
         if self.rescale > 1:
             raise ValueError(f"guidance rescale must be between 0 and 1, got {self.rescale}.")
 
+    @abstractmethod
     def coefficients(self) -> dict[str, float]:
-        raise NotImplementedError
+        """Of e_i - e0 by the name of branch i, before anything is merged."""
+
+    def plan(self, has_text: bool, has_image: bool) -> dict[str, float]:
+        """The branches to compute and their coefficients, which sum to 1.
+
+        Without any image weight I is e0 and TI is T; without any text weight T is e0 and TI is I. Branches
+        that a coefficient of 0 makes irrelevant are left out.
+        """
+        merged: dict[str, float] = {}
+        for name, value in self.coefficients().items():
+            name = ("T" if has_text and "T" in name else "") + ("I" if has_image and "I" in name else "")
+            if name:
+                merged[name] = merged.get(name, 0.0) + value
+        merged["e0"] = 1 - sum(merged.values())
+        return {name: value for name, value in merged.items() if value}
+
+    def combine(
+        self,
+        answers: Mapping[str, Tensor],
+        coefficients: Mapping[str, float],
+        x: Tensor,
+        sigma: Tensor,
+        has_text: Tensor,
+    ) -> Tensor:
+        """The guided x0 `[b c t h w]` of the planned branches' answers.
+
+        x, sigma: what they answer to. has_text: clips with a text weight, `[b]` bool.
+        """
+        if len(coefficients) == 1:  # coefficients sum to 1, so this one has 1
+            return next(iter(answers.values()))
+        guided = sum(value * answers[name] for name, value in coefficients.items())
+        if not self.rescale:
+            return guided
+        return _rescale(guided, _most_conditioned(answers, has_text), x, sigma, self.rescale)
 
     def __call__(
         self, denoiser: Denoiser, x: Tensor, sigma: Tensor, cond: Conditioning, uncond: Conditioning
     ) -> Tensor:
-        """The guided x0 `[b c t h w]`.
-
-        Branches that a coefficient of 0 makes irrelevant are skipped, equal ones are merged, and the rest
-        goes through the denoiser as one batch.
+        """The guided x0 `[b c t h w]`; all branches go through the denoiser as one batch.
 
         x: `[b c t h w]`; sigma: a scalar or `[b]`.
         cond: all conditions, with their modality weights; a clip whose weights are all 0 is unconditional.
         uncond: the empty or negative text, weights (1, 0).
         """
-        coefficients = _merge(self.coefficients(), cond)
+        has = _has(cond)
+        coefficients = self.plan(*has.any(0).tolist())
         branches = _branches(cond, uncond)
-        names = list(coefficients)
         answers = denoiser(
-            x.repeat(len(names), 1, 1, 1, 1),
-            sigma.expand(x.shape[0]).repeat(len(names)),
-            cat([branches[name] for name in names]),
-        )
-        if len(names) == 1:  # coefficients sum to 1, so this one has 1
-            return answers
-        e = dict(zip(names, answers.chunk(len(names)), strict=True))
-        guided = sum(coefficients[name] * e[name] for name in names)
-        if not self.rescale:
-            return guided
-        return _rescale(guided, _most_conditioned(e, cond), x, sigma, self.rescale)
+            x.repeat(len(coefficients), 1, 1, 1, 1),
+            sigma.expand(x.shape[0]).repeat(len(coefficients)),
+            cat([branches[name] for name in coefficients]),
+        ).chunk(len(coefficients))
+        named = dict(zip(coefficients, answers, strict=True))
+        return self.combine(named, coefficients, x, sigma, has[:, 0])
 
 
 @dataclass(frozen=True)
@@ -97,24 +125,37 @@ class Nested(_Guider):
 GUIDERS = {"joint": Joint, "separate": Separate, "nested": Nested}
 
 
+@dataclass(frozen=True)
+class Pulls:
+    """How far text and picture pull a step's denoised video, before their guidance scales.
+
+    text, image: root mean square of the pull in x0, in latent units. cosine: of the angle between the two,
+    1 = the same way, -1 = against each other.
+    """
+
+    text: float
+    image: float
+    cosine: float
+
+
+def pulls(answers: Mapping[str, Tensor]) -> Pulls | None:
+    """The pulls that the answers `[b c t h w]` of Separate's or Nested's branches already show, else None.
+
+    Separate: T - e0 and I - e0. Nested: TI - I and I - e0.
+    """
+    if {"e0", "T", "I"} <= answers.keys():
+        text, image = answers["T"] - answers["e0"], answers["I"] - answers["e0"]
+    elif {"e0", "I", "TI"} <= answers.keys():
+        text, image = answers["TI"] - answers["I"], answers["I"] - answers["e0"]
+    else:
+        return None
+    cosine = torch.nn.functional.cosine_similarity(text.flatten(), image.flatten(), dim=0)
+    return Pulls(*(x.square().mean().sqrt().item() for x in (text, image)), cosine.item())
+
+
 def _has(cond: Conditioning) -> Tensor:
     """Which clips have a text weight and an image weight anywhere: `[b 2]`."""
     return cond.weights.reshape(cond.clips, -1, 2).any(1)
-
-
-def _merge(coefficients: dict[str, float], cond: Conditioning) -> dict[str, float]:
-    """The branches to compute and their coefficients, which sum to 1.
-
-    Without any image weight I is e0 and TI is T; without any text weight T is e0 and TI is I.
-    """
-    has_text, has_image = _has(cond).any(0).tolist()
-    merged: dict[str, float] = {}
-    for name, value in coefficients.items():
-        name = ("T" if has_text and "T" in name else "") + ("I" if has_image and "I" in name else "")
-        if name:
-            merged[name] = merged.get(name, 0.0) + value
-    merged["e0"] = 1 - sum(merged.values())
-    return {name: value for name, value in merged.items() if value}
 
 
 def _branches(cond: Conditioning, uncond: Conditioning) -> dict[str, Conditioning]:
@@ -152,10 +193,10 @@ def _where(mask: Tensor, chosen: Conditioning, e0: Conditioning) -> Conditioning
     return dataclasses.replace(chosen, **pick)
 
 
-def _most_conditioned(e: dict[str, Tensor], cond: Conditioning) -> Tensor:
+def _most_conditioned(e: Mapping[str, Tensor], has_text: Tensor) -> Tensor:
     """TI, else T, else I; clip by clip, because T is e0 in a clip without text weight."""
     if "T" in e and "I" in e:
-        return torch.where(_has(cond)[:, 0].reshape(-1, 1, 1, 1, 1), e["T"], e["I"])
+        return torch.where(has_text.reshape(-1, 1, 1, 1, 1), e["T"], e["I"])
     return next(e[name] for name in ("TI", "T", "I") if name in e)
 
 
