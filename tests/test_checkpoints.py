@@ -137,6 +137,19 @@ def test_stream_keeps_every_dtype_and_shape(tmp_path):
         assert reader.read(name).dtype == tensor.dtype
 
 
+def test_a_header_whose_length_begins_as_a_pickle_does(tmp_path):
+    """640 bytes are 80 02 00 ...: the first bytes of pickle's second protocol."""
+    path = tmp_path / "f.safetensors"
+    tensors = {"a": torch.ones(2)}
+    for padding in range(1000):
+        safetensors.torch.save_file(tensors, path, {"padding": "x" * padding})
+        if path.read_bytes()[:2] == b"\x80\x02":
+            break
+    else:
+        pytest.fail("no header of 640 bytes came about")
+    assert torch.equal(stream.Reader(path).read("a"), tensors["a"])
+
+
 def test_dtype_and_parts(model, saved, tmp_path):
     half = load(saved, dtype=torch.bfloat16, parts=("unet",))
     assert half.vae is None and half.text_encoder is None and half.image_encoder is None

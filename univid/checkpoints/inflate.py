@@ -8,6 +8,7 @@ import os
 import re
 import zlib
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -38,15 +39,36 @@ NEW_TENSORS = {
 }
 
 
-def inflate(
+@dataclass(frozen=True)
+class Inflation:
+    """A UniVid checkpoint that a source would give, tensor by tensor.
+
+    entries: type and shape by tensor name. make: the tensor of a name. metadata: the file's header.
+    """
+
+    entries: Mapping[str, stream.Entry]
+    make: Callable[[str], Tensor]
+    metadata: Mapping[str, str]
+
+
+def inflate(source: str | os.PathLike, out: str | os.PathLike, **options) -> None:
+    """Write a UniVid checkpoint from Stable Diffusion 2.1 or 2.1-base; `options` are those of `plan`.
+
+    Raises:
+        ValueError: as `plan`, or `out` cannot be written.
+    """
+    planned = plan(source, **options)
+    stream.write(out, planned.entries, planned.make, planned.metadata)
+
+
+def plan(
     source: str | os.PathLike,
-    out: str | os.PathLike,
     *,
     vision: str | os.PathLike | None = None,
     prediction: str | None = None,
     seed: int = 0,
-) -> None:
-    """Write a UniVid checkpoint of the `paper` architecture from Stable Diffusion 2.1 or 2.1-base.
+) -> Inflation:
+    """What a UniVid checkpoint of the `paper` architecture holds when it starts from Stable Diffusion 2.x.
 
     Every part keeps the source's dtype. Temporal parts start at zero, so each frame is the 2-D U-Net's.
 
@@ -58,7 +80,7 @@ def inflate(
         seed: of the new weights that are neither zero nor copied.
 
     Raises:
-        ValueError: not Stable Diffusion 2.x, damaged, an unknown tensor, no prediction type, bad `out`.
+        ValueError: not Stable Diffusion 2.x, damaged, an unknown tensor, no prediction type.
     """
     source = Path(source)
     foreign = open_diffusers(source, prediction) if source.is_dir() else open_ldm(source, prediction)
@@ -76,17 +98,16 @@ def inflate(
     makers: dict[str, Callable[[], Tensor]] = {}
     for part, module in meta_modules(foreign.config).items():
         shapes = {key: tuple(tensor.shape) for key, tensor in module.state_dict().items()}
-        for key, (entry, make) in _plan(part, shapes, foreign, seed).items():
+        for key, (entry, make) in _plan_part(part, shapes, foreign, seed).items():
             entries[PARTS[part].prefix + key] = entry
             makers[PARTS[part].prefix + key] = make
-    metadata = header(foreign.config, PROFILES["paper"], info)
 
     def make(key: str) -> Tensor:
         tensor = makers[key]().to(entries[key].dtype)
         check_finite(tensor, f"{source} gives nan or infinite weights in {key}")
         return tensor
 
-    stream.write(out, entries, make, metadata)
+    return Inflation(entries, make, header(foreign.config, PROFILES["paper"], info))
 
 
 def new_tensor(key: str, shape: tuple[int, ...], source: Callable[[str], Tensor], seed: int) -> Tensor:
@@ -112,7 +133,7 @@ def _new(key: str) -> str | None:
     return next((pattern for pattern in NEW_TENSORS if re.fullmatch(pattern, key)), None)
 
 
-def _plan(
+def _plan_part(
     part: str, shapes: Mapping[str, tuple[int, ...]], foreign: Foreign, seed: int
 ) -> dict[str, tuple[stream.Entry, Callable[[], Tensor]]]:
     """For each tensor of a part: its entry in the file, and how to make it."""

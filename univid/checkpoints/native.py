@@ -100,11 +100,7 @@ def load(
     """
     reader = stream.Reader(built_in_path() if path is None or str(path) == BUILT_IN else path)
     config, profile, info = read_header(reader)
-    try:
-        modules = meta_modules(config)
-    except (ValueError, TypeError, RuntimeError, ArithmeticError, AssertionError) as error:
-        raise ValueError(f"{reader.path} has a config that cannot be built; take another file.") from error
-    _check_names(reader, modules)
+    modules = build_meta(reader, config)
     chosen = {name: modules[name] for name in parts if getattr(config, PARTS[name].field) is not None}
     for name, module in chosen.items():
         weights = {}
@@ -144,8 +140,7 @@ def read_header(reader: stream.Reader) -> tuple[ModelConfig, SamplingProfile, di
             f"{reader.path} has format version {version}, not {FORMAT_VERSION}; take one that matches."
         )
     try:
-        config = from_json(ModelConfig, info.pop("config", ""))
-        profile = from_json(SamplingProfile, info.pop("profile", ""))
+        config, profile, info = parse_header(info)
     except (ValueError, ArithmeticError) as error:
         raise ValueError(
             f"{reader.path} has a header that does not fit: {str(error).rstrip('.')}."
@@ -156,6 +151,31 @@ def read_header(reader: stream.Reader) -> tuple[ModelConfig, SamplingProfile, di
             "take another file."
         )
     return config, profile, info
+
+
+def parse_header(metadata: Mapping[str, str]) -> tuple[ModelConfig, SamplingProfile, dict[str, str]]:
+    """Config, sampling profile and the other metadata out of `header`'s strings.
+
+    Raises:
+        ValueError: JSON that does not fit.
+    """
+    info = {key: text for key, text in metadata.items() if key not in ("format", "format_version")}
+    config = from_json(ModelConfig, info.pop("config", ""))
+    return config, from_json(SamplingProfile, info.pop("profile", "")), info
+
+
+def build_meta(reader: stream.Reader, config: ModelConfig) -> dict[str, nn.Module]:
+    """`meta_modules` of a file's config, whose names, shapes and types the file's tensors have.
+
+    Raises:
+        ValueError: a config that cannot be built, or tensors that do not fit it.
+    """
+    try:
+        modules = meta_modules(config)
+    except (ValueError, TypeError, RuntimeError, ArithmeticError, AssertionError) as error:
+        raise ValueError(f"{reader.path} has a config that cannot be built; take another file.") from error
+    _check_names(reader, modules)
+    return modules
 
 
 def meta_modules(config: ModelConfig) -> dict[str, nn.Module]:
