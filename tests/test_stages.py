@@ -133,5 +133,5 @@ def test_export_loads_and_generates(root, tmp_path):
     video = generate(model, "a red circle moves left on a black background", steps=2, frames=3)
     assert video.shape == (1, 3, 3, 64, 64)
     assert model.info["source"].endswith(" -> ".join(TINY)) and set(lineage(root, TINY[-1])) == set(TINY)
-    saved = load(root / "tiny_joint" / "final.pt")["ema"]
+    saved = load(root / TINY[-1] / "final.pt")["ema"]
     assert torch.equal(model.unet.state_dict()["out.2.weight"], saved["out.2.weight"].half().float())

@@ -154,6 +154,12 @@ def _pick(index: int, seed: int, scenes: Sequence[Scene] | None) -> tuple[Scene,
     return scenes[rng.integers(len(scenes))], rng
 
 
+def path_center(index: int, *, seed: int, scenes: Sequence[Scene] | None = None) -> np.ndarray:
+    """The middle `(x, y)` of the shape's path in `clip` with the same arguments."""
+    track = random_track(*_pick(index, seed, scenes))
+    return (track.start + track.end)[:2] / 2
+
+
 def clip(
     index: int, *, seed: int, frames: int = 12, size: int = 64, scenes: Sequence[Scene] | None = None
 ) -> tuple[np.ndarray, Scene]:

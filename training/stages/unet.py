@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -82,6 +83,9 @@ class UNetTask:
             root, self.vae, self.towers.vision, seed=options["data_seed"], clips=options["clips"],
             frames=options["frames"],
         )  # fmt: skip
+        centers = [shapes.path_center(i, seed=options["data_seed"]) for i in range(options["clips"])]
+        off = torch.tensor(np.abs(np.stack(centers) - 0.5).max(1))
+        self.centered = (off < options["centered_within"]).nonzero()[:, 0]
         self.module = UNet(self.config.unet, attention=attention_in_float32)
         if options["start"] is None:
             initialize(self.module, recipe.seed)
@@ -126,10 +130,13 @@ class UNetTask:
         seed = self.recipe.seed if seed is None else seed
         step = positions[0] // size
         drawn = [self._draw(modality, position, seed) for position in positions]
-        latents, images, text, weights, noise = zip(*drawn, strict=True)
+        latents, images, text, weights, noise, places = zip(*drawn, strict=True)
         # One offset a step and an even spread over it: the timesteps of a batch cover the schedule evenly.
+        # A shift above 1 then moves them towards noise (SD3, eq. 23), where a clip's motion is decided.
         offset = torch.rand((), generator=generator(seed, f"{modality} timesteps", step))
         spread = (offset + (torch.tensor(positions) % size) / size) % 1
+        shift = self.recipe.options["timestep_shift"][modality]
+        spread = shift * spread / (1 + (shift - 1) * spread)
         timesteps = (spread * self.config.schedule.num_timesteps).long()
         frames = latents[0].shape[1]
         references = {
@@ -139,34 +146,48 @@ class UNetTask:
             )
         }
         cond = Conditioning(
-            text=self.text(list(text)), image=torch.stack(images), weights=torch.tensor(weights)
+            text=self.text(list(text)),
+            image=torch.stack(images),
+            weights=torch.tensor(weights),
+            places=torch.stack(places),
         )
         return Samples(torch.stack(latents), torch.stack(noise), timesteps, cond, references)
 
     def _draw(
         self, modality: str, position: int, seed: int
-    ) -> tuple[Tensor, Tensor, str, tuple[float, float], Tensor]:
-        """Latents `[c t h w]`, image tokens, caption, modality weights and noise of one sample."""
+    ) -> tuple[Tensor, Tensor, str, tuple[float, float], Tensor, Tensor]:
+        """Latents `[c t h w]`, image tokens, caption, modality weights, noise and places `[t]` of one sample.
+
+        A single frame is shown either as a picture of its own, or as what it is: a frame at its place in a
+        clip. The second is the cheap way to learn where a word of motion puts a shape, frame by frame.
+        """
         rng = generator(seed, modality, position)
-        index = int(torch.randint(len(self.data.scenes), (), generator=rng))
+        if torch.rand((), generator=rng) < self.recipe.options["centered_share"]:
+            index = int(self.centered[torch.randint(len(self.centered), (), generator=rng)])
+        else:
+            index = int(torch.randint(len(self.data.scenes), (), generator=rng))
         scene = shapes.SCENES[self.data.scenes[index]]
         latents = self.data.latents[index].float()
         reference = int(
             torch.randint(latents.shape[1], (), generator=rng)
         )  # the frame that is shown as picture
         image, caption = self.data.image_tokens[index, reference].float(), scene.caption
+        places = (torch.arange(latents.shape[1]) + 0.5) / latents.shape[1]
         if modality == "image":
-            latents = latents[:, reference : reference + 1]
-            if torch.rand((), generator=rng) < 0.5:
+            shown = slice(reference, reference + 1)
+            if torch.rand((), generator=rng) < self.recipe.options["still_share"]:
                 caption = scene.still_caption
+            if caption == scene.still_caption or not self.recipe.options["places"]:
+                places = torch.full_like(places, -1)
         else:
             stride = self.recipe.options["frame_stride"]
-            latents = latents[:, int(torch.randint(stride, (), generator=rng)) :: stride]
+            shown = slice(int(torch.randint(stride, (), generator=rng)), None, stride)
+        latents, places = latents[:, shown], places[shown]
         modes = list(self.stage.modes)
         chances = torch.tensor([self.stage.modes[mode] for mode in modes])
         has_text, weights = modes[int(torch.multinomial(chances, 1, generator=rng))]
         noise = torch.randn(latents.shape, generator=rng)
-        return latents, image, caption if has_text else features.EMPTY, weights, noise
+        return latents, image, caption if has_text else features.EMPTY, weights, noise, places
 
     def validate(self, module: UNet) -> dict[str, float]:
         """Loss on samples that no step draws, always the same ones."""
