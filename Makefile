@@ -4,7 +4,7 @@ PYTHON ?= python3
 PY := .venv/bin/python
 STAMP := .venv/installed
 
-.PHONY: help setup demo test test-slow lint bench train-tiny evaluate
+.PHONY: help setup demo test test-slow test-host lint bench bench-host train-tiny evaluate clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
@@ -17,8 +17,15 @@ demo: $(STAMP) ## three clips of the built-in model in demo/
 test: lint ## style and the quick tests
 	$(PY) -m pytest -q -m "not slow"
 
-test-slow: $(STAMP) ## the long tests
+test-slow: $(STAMP) ## the long tests, and those inside ComfyUI
 	$(PY) -m pytest -q -m slow
+	@$(MAKE) --no-print-directory test-host
+
+test-host: $(STAMP) ## the nodes in every ComfyUI found: COMFYUI_PATH, two folders up, or ~/ComfyUI*
+	@$(PY) -m tests.host
+
+bench-host: $(STAMP) ## what the newest ComfyUI found adds to the library's own sampling time
+	@$(PY) -m tests.host bench
 
 lint: $(STAMP) ## ruff: rules and format
 	$(PY) -m ruff check --quiet .
@@ -32,6 +39,10 @@ train-tiny: $(STAMP) ## train the built-in model from nothing: hours on two core
 
 evaluate: $(STAMP) ## score the built-in model and write the table into README.md
 	$(PY) -m training evaluate --readme README.md
+
+clean: ## remove what make and the tests left, but no trained weights
+	rm -rf demo .pytest_cache .ruff_cache tests/host/screenshots "$${XDG_CACHE_HOME:-$$HOME/.cache}"/univid/host-python-*
+	find . -path ./.venv -prune -o -name __pycache__ -prune -exec rm -rf {} +
 
 # Built once, and again when a requirements file changes.
 $(STAMP): requirements.txt requirements-dev.txt

@@ -1,0 +1,74 @@
+"""Encode Dual Prompt: what is said and what is shown, as conditionings."""
+
+from comfy_api.latest import io
+
+from ..univid.travel import LAST_FRAME
+from .host.prompts import encode_dual
+
+
+class UniVidEncodeDualPrompt(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="UniVidEncodeDualPrompt",
+            display_name="Encode Dual Prompt",
+            category="UniVid",
+            description="A prompt, an image, or both, as positive and negative conditioning. Weighting and "
+            "embeddings work as in CLIP Text Encode. Prompt travel: `0: a red circle / 12: a blue circle`.",
+            search_aliases=["clip text encode", "prompt", "image prompt", "prompt travel", "prompt schedule"],
+            inputs=[
+                io.Clip.Input("clip", tooltip="The text encoder, from Load UniVid or CLIPLoader (ViT-H-14)."),
+                io.ClipVision.Input(
+                    "clip_vision",
+                    optional=True,
+                    tooltip="The image encoder, from Load UniVid or CLIPVisionLoader (ViT-H-14). Needed "
+                    "where an image is connected.",
+                ),
+                io.String.Input(
+                    "prompt",
+                    default="",
+                    multiline=True,
+                    dynamic_prompts=True,
+                    tooltip="What the video shows. `0: one prompt / 12: another` blends from the one at "
+                    "frame 0 to the other at frame 12; keys follow ` / ` or start a line, with a space after "
+                    "the colon where a number comes next. Prompt travel needs `frames`.",
+                ),
+                io.String.Input(
+                    "negative",
+                    default="",
+                    multiline=True,
+                    dynamic_prompts=True,
+                    tooltip="What guidance leads away from; empty is a good start. Travels like the prompt.",
+                ),
+                io.Image.Input(
+                    "image",
+                    optional=True,
+                    tooltip="What the video takes content and style from. Any size: it is squashed to the "
+                    "encoder's square, and transparency becomes black. A batch is one image a frame, so it "
+                    "needs as many images as the clip has frames.",
+                ),
+                io.Int.Input(
+                    "frames",
+                    default=0,
+                    min=0,
+                    max=LAST_FRAME,
+                    optional=True,
+                    tooltip="Length of the clip in frames, from Empty UniVid Latent. Only prompt travel "
+                    "needs it; 0 = not given.",
+                ),
+            ],
+            outputs=[
+                io.Conditioning.Output(
+                    display_name="positive",
+                    tooltip="Prompt and image, each with weight 1, for Set Modality Weights or a sampler.",
+                ),
+                io.Conditioning.Output(
+                    display_name="negative",
+                    tooltip="The negative prompt, and no image, for a sampler.",
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, clip, prompt, negative, clip_vision=None, image=None, frames=0) -> io.NodeOutput:
+        return io.NodeOutput(*encode_dual(clip, clip_vision, prompt, negative, image, frames))

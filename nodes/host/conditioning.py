@@ -1,0 +1,43 @@
+"""What the pack adds to the host's CONDITIONING: image tokens and modality weights beside the text tokens.
+
+An entry is `[text tokens [1|t n d], dict]`; the dict's keys that are ours stand here. Conditionings are
+shared between nodes and cached, so nothing here changes one: every function builds a new one.
+"""
+
+import torch
+from torch import Tensor
+
+from ...univid import curves
+
+IMAGE = "univid_image"  # image tokens [1|t m d]; zeros where there is no picture
+HAS_IMAGE = "univid_has_image"  # bool
+WEIGHTS = "univid_weights"  # (lambda_t, lambda_v), float32 [1|t S 2]: S points of the sampling's progress
+PLACES = "univid_places"  # in model_conds: where in the clip each frame is, [t 1]
+SHARED = "univid_shared"  # in model_conds: 1 where all frames share (text, image tokens), [1 2]
+
+
+def with_weights(conditioning: list, weights: Tensor) -> list:
+    """The same conditioning under modality weights `[1|t S 2]`; without a picture lambda_v stays 0."""
+    text_only = weights * torch.tensor([1.0, 0.0])
+    return [
+        [tokens, extras | {WEIGHTS: weights if extras.get(HAS_IMAGE, False) else text_only}]
+        for tokens, extras in conditioning
+    ]
+
+
+def has_image(conditioning: list) -> bool:
+    """Whether any entry carries a picture."""
+    return any(extras.get(HAS_IMAGE, False) for _, extras in conditioning)
+
+
+def weights_of(extras: dict) -> Tensor:
+    """The modality weights `[1|t S 2]` of an entry; unset they are (1, 1) with a picture, else (1, 0)."""
+    if extras.get(WEIGHTS) is not None:
+        return extras[WEIGHTS]
+    return torch.tensor([[[1.0, float(extras.get(HAS_IMAGE, False))]]])
+
+
+def progress(transformer_options: dict, sigma: Tensor | None) -> float:
+    """How far the sampling is at `sigma`, from 0 in its first step to 1 in its last; 0 outside of one."""
+    sigmas = transformer_options.get("sample_sigmas")
+    return 0.0 if sigmas is None else curves.progress(sigmas.tolist(), sigma.max().item())

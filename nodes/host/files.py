@@ -1,0 +1,62 @@
+"""The checkpoints that Load UniVid offers, and the files that the example workflows open."""
+
+import logging
+import shutil
+from pathlib import Path
+
+import folder_paths
+
+from ...univid.checkpoints import native
+
+FOLDERS = ("univid", "checkpoints", "diffusion_models")
+SUFFIX = ".safetensors"
+SAMPLES = ("sample.png", "sample.mp4")  # in the host's input folder their names begin with univid_
+
+logger = logging.getLogger(__name__)
+
+folder_paths.add_model_folder_path("univid", str(Path(folder_paths.models_dir, "univid")))
+
+
+def checkpoints() -> list[str]:
+    """The built-in checkpoint first, then what the folders hold, each name once."""
+    names = [name for folder in FOLDERS for name in folder_paths.get_filename_list(folder)]
+    return [native.BUILT_IN, *dict.fromkeys(name for name in names if name.lower().endswith(SUFFIX))]
+
+
+def checkpoint_path(name: str) -> Path:
+    """The file of a name that `checkpoints` gave; the first folder that has it wins.
+
+    Raises:
+        ValueError: no such file.
+    """
+    if name == native.BUILT_IN:
+        return native.built_in_path()
+    for folder in FOLDERS:
+        if (path := folder_paths.get_full_path(folder, name)) and name.lower().endswith(SUFFIX):
+            return Path(path)
+    raise ValueError(
+        f"found no checkpoint {name!r} in the model folders {', '.join(FOLDERS)}; put the {SUFFIX} file into "
+        f"{folder_paths.get_folder_paths(FOLDERS[0])[0]}, or choose {native.BUILT_IN!r}."
+    )
+
+
+def fingerprint(name: str) -> tuple:
+    """What changes when the file behind a name does; an empty tuple while there is none."""
+    try:
+        path = checkpoint_path(name)
+        found = path.stat()
+    except (ValueError, OSError):
+        return ()
+    return str(path), found.st_size, found.st_mtime_ns
+
+
+def provide_samples() -> None:
+    """Put the picture and the video of the example workflows into the host's input folder, if not there."""
+    folder = Path(folder_paths.get_input_directory())
+    for name in SAMPLES:
+        target = folder / f"univid_{name}"
+        try:
+            if not target.exists():
+                shutil.copyfile(native.built_in_path().with_name(name), target)
+        except OSError as error:
+            logger.warning("could not write %s for the example workflows (%s)", target, error.strerror)

@@ -1,0 +1,332 @@
+"""UniVid's U-Net as a MODEL of the host: built from the host's operations, loaded and moved by its patcher.
+
+In the host a clip is a batch of frames `[t 4 h w]`, and the batch of one call holds all branches of guidance
+one after another, so the frames of a call are `x.shape[0] // len(cond_or_uncond)`, also in context windows.
+"""
+
+import logging
+from pathlib import Path
+
+import comfy.conds
+import comfy.latent_formats
+import comfy.model_base
+import comfy.model_management as management
+import comfy.model_patcher
+import comfy.patcher_extension
+import comfy.supported_models_base
+import torch
+from comfy.ldm.modules.attention import optimized_attention
+from einops import rearrange
+from torch import Tensor
+
+from ...univid import curves
+from ...univid.attention import attention as library_attention
+from ...univid.conditioning import Conditioning
+from ...univid.config import ModelConfig, SamplingProfile, UNetConfig
+from ...univid.layers import even_places, segment_centers
+from ...univid.unet import UNet
+from ...univid.vae import Autoencoder
+from . import conditioning as keys
+from .preview import OwnPreviewer
+from .weights import Weights, open_checkpoint
+
+REFERENCES = "univid_reference_frames"  # transformer option: {f: number of reference frames}
+DTYPES = {
+    "fp32": torch.float32,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+    "fp8_e4m3fn": torch.float8_e4m3fn,
+}
+MODEL_TYPES = {"eps": comfy.model_base.ModelType.EPS, "v": comfy.model_base.ModelType.V_PREDICTION}
+
+logger = logging.getLogger(__name__)
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
+    """The kernel that the host chose; on a CPU PyTorch's own, because the host's default there is slower.
+
+    Stable Diffusion 2's attention overflows in half precision where a kernel does not upcast.
+    """
+    if q.device.type == "cpu":
+        return library_attention(q, k, v, heads)
+    return optimized_attention(q, k, v, heads, attn_precision=torch.float32)
+
+
+class HostUNet(UNet):
+    """The U-Net with the host's calling convention."""
+
+    def __init__(self, *, config: UNetConfig, dtype=None, device=None, operations=None, **_sd_keys):
+        super().__init__(config, operations=operations, attention=attention, device=device, dtype=dtype)
+
+    def forward(
+        self, x: Tensor, timesteps: Tensor, context: Tensor, control=None, transformer_options=None, **extra
+    ):
+        options = transformer_options or {}
+        wrappers = comfy.patcher_extension.get_all_wrappers(
+            comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL, options
+        )
+        return comfy.patcher_extension.WrapperExecutor.new_class_executor(
+            self._run_clips, self, wrappers
+        ).execute(x, timesteps, context, control, options, **extra)
+
+    def _run_clips(
+        self,
+        x: Tensor,
+        timesteps: Tensor,
+        context: Tensor,
+        control: dict | None,
+        transformer_options: dict,
+        univid_image: Tensor,
+        univid_weights: Tensor,
+        univid_shared: Tensor,
+        univid_places: Tensor,
+        **_,
+    ) -> Tensor:
+        """x `[(b t) c h w]`; context, image `[(b t) n d]`; weights `[(b t) S 2]`; shared `[(b t) 2]`."""
+        clips = len(transformer_options["cond_or_uncond"])
+        frames = x.shape[0] // clips
+
+        def per_clip(tokens: Tensor, shared: bool) -> Tensor:
+            """What all frames share is projected once: `[b n d]`; else `[b t n d]`."""
+            return tokens[::frames] if shared else rearrange(tokens, "(b t) n d -> b t n d", b=clips)
+
+        text_shared, image_shared = (univid_shared != 0).all(0).tolist()
+        progress = keys.progress(transformer_options, transformer_options.get("sigmas"))
+        weights = curves.at_progress(univid_weights, progress)  # [(b t) 2]
+        cond = Conditioning(
+            text=per_clip(context, text_shared),
+            image=per_clip(univid_image, image_shared),
+            weights=rearrange(weights, "(b t) w -> b t w", b=clips),
+            places=rearrange(univid_places, "(b t) 1 -> b t", b=clips),
+        )
+        counts = transformer_options.get(REFERENCES, {})
+        out = super().forward(
+            rearrange(x, "(b t) c h w -> b c t h w", b=clips),
+            timesteps[::frames],
+            cond,
+            reference_frames={f: segment_centers(frames, min(n, frames)) for f, n in counts.items()},
+            hook=_Hook(control, transformer_options),
+        )
+        return rearrange(out, "b c t h w -> (b t) c h w")
+
+
+class _Hook:
+    """Control nets, and the patches of the host that act between blocks, where our blocks are its blocks."""
+
+    def __init__(self, control: dict | None, options: dict):
+        self.control, self.options = control or {}, options
+        self.patches = options.get("patches", {})
+
+    def __call__(self, place: str, index: int, h: Tensor, skip: Tensor) -> tuple[Tensor, Tensor]:
+        options = self.options | {"block": (place, index)}
+        if place == "output":
+            skip = self._controlled(skip, place)
+            for patch in self.patches.get("output_block_patch", []):
+                h, skip = patch(h, skip, options)
+            return h, skip
+        h = self._controlled(h, place)
+        for patch in self.patches.get(f"{place}_block_patch", []):
+            h = patch(h, options)
+        skip = h
+        for patch in self.patches.get("input_block_patch_after_skip", []) if place == "input" else ():
+            h = patch(h, options)
+        return h, skip
+
+    def _controlled(self, h: Tensor, place: str) -> Tensor:
+        hints = self.control.get(place)
+        hint = hints.pop() if hints else None
+        return h if hint is None else h + hint
+
+
+class Config(comfy.supported_models_base.BASE):
+    """What the host asks a model about itself. The unet_config has SD's words, so SD's LoRAs map onto it."""
+
+    latent_format = comfy.latent_formats.SD15
+
+    def __init__(self, config: ModelConfig):
+        unet = config.unet
+        depths = [int(on) for on in unet.attention_levels]
+        super().__init__(
+            {
+                "config": unet,
+                "in_channels": unet.in_channels,
+                "out_channels": unet.out_channels,
+                "model_channels": unet.model_channels,
+                "channel_mult": list(unet.channel_mult),
+                "num_res_blocks": [unet.num_res_blocks] * len(depths),
+                "transformer_depth": [d for d in depths for _ in range(unet.num_res_blocks)],
+                "transformer_depth_output": [d for d in depths for _ in range(unet.num_res_blocks + 1)],
+                "transformer_depth_middle": 1,
+                "context_dim": unet.context_dim,
+                "use_linear_in_transformer": True,
+                "adm_in_channels": None,
+            }
+        )
+        self.unet_config["num_head_channels"] = unet.head_channels
+        self.sampling_settings = {
+            "linear_start": config.schedule.beta_start,
+            "linear_end": config.schedule.beta_end,
+            "timesteps": config.schedule.num_timesteps,
+            "zsnr": config.schedule.zero_terminal_snr,
+        }
+        if config.vae is not None:
+            self.latent_format.scale_factor = config.vae.scale
+
+
+class UniVidModel(comfy.model_base.BaseModel):
+    """A BaseModel that knows its UniVid config and sampling profile."""
+
+    def __init__(self, config: ModelConfig, profile: SamplingProfile, host_config: Config, device=None):
+        super().__init__(host_config, MODEL_TYPES[config.schedule.prediction], device, unet_model=HostUNet)
+        self.univid_config, self.univid_profile = config, profile
+        self.univid_previewer = None
+
+    def extra_conds(self, **kwargs) -> dict:
+        """Text tokens, image tokens, weights, places, and which tokens all frames share: always all five."""
+        text, noise = kwargs.get("cross_attn"), kwargs["noise"]
+        frames = self.check_latents(noise)
+        image, weights = kwargs.get(keys.IMAGE), keys.weights_of(kwargs)
+        unet = self.univid_config.unet
+        if image is None:
+            image = torch.zeros(1, self._num_image_tokens(), unet.image_stream.width)
+        for name, tokens, width in (
+            ("text", text, unet.context_dim),
+            ("image", image, unet.image_stream.width),
+        ):
+            if tokens.shape[-1] != width:
+                raise ValueError(
+                    f"expected {name} tokens of width {width}, which this model was trained with, got "
+                    f"{tokens.shape[-1]}; encode with the encoders that Load UniVid gives."
+                )
+        for name, value in (("prompts", text), ("images", image), ("modality weights", weights)):
+            if value.shape[0] not in (1, frames):
+                raise ValueError(
+                    f"expected {name} for 1 or for all {frames} frames of the latent, got {value.shape[0]}; "
+                    "give one, or as many as the clip has frames."
+                )
+        shared = torch.tensor([[float(text.shape[0] == 1), float(image.shape[0] == 1)]])
+        return {
+            "c_crossattn": comfy.conds.CONDCrossAttn(text),
+            keys.IMAGE: comfy.conds.CONDRegular(image),
+            keys.WEIGHTS: comfy.conds.CONDRegular(curves.resample(weights)),
+            keys.SHARED: comfy.conds.CONDRegular(shared),
+            keys.PLACES: comfy.conds.CONDRegular(even_places(frames)[:, None]),  # of the clip, not the window
+        }
+
+    def resize_cond_for_context_window(
+        self, cond_key, cond_value, window, x_in, device, retain_index_list=()
+    ):
+        """Slice what is per frame; what all frames share stays one."""
+        if cond_key not in ("c_crossattn", keys.IMAGE, keys.WEIGHTS, keys.SHARED, keys.PLACES):
+            return None
+        if cond_value.cond.shape[0] == 1:
+            return cond_value._copy_with(cond_value.cond.to(device))
+        return cond_value._copy_with(window.get_tensor(cond_value.cond, device, dim=0))
+
+    def memory_required(self, input_shape, cond_shapes=None) -> float:
+        """Bytes of one call, measured (tests/host): activations grow with frames, cells and width alike."""
+        unet = self.univid_config.unet
+        cells = input_shape[0] * input_shape[-2] * input_shape[-1]
+        size = management.dtype_size(self.get_dtype_inference())
+        return cells * unet.model_channels * size * ACTIVATIONS
+
+    def check_latents(self, noise: Tensor) -> int:
+        """The number of frames of latents or noise `[t 4 h w]`; ValueError for those of another model."""
+        channels = self.univid_config.unet.in_channels
+        if noise.dim() != 4 or noise.shape[1] != channels:
+            raise ValueError(
+                f"expected latents [frames {channels} height width], got {list(noise.shape)}; "
+                "use Empty UniVid Latent, or VAE Encode on the frames of a video."
+            )
+        return noise.shape[0]
+
+    def _num_image_tokens(self) -> int:
+        vision = self.univid_config.vision
+        return 1 if vision is None else 1 + (vision.image_size // vision.patch_size) ** 2
+
+
+SD_VAE_CHANNELS = 128  # a narrower VAE is the checkpoint's own, whose latents the host cannot preview
+ACTIVATIONS = 56  # values alive at the peak of a forward, per latent cell and base channel
+
+
+def profile_of(model) -> SamplingProfile:
+    """The sampling profile of a MODEL.
+
+    Raises:
+        ValueError: another model than UniVid.
+    """
+    if not isinstance(model.model, UniVidModel):
+        raise ValueError(
+            f"expected a UniVid model, got {type(model.model).__name__}; load one with Load UniVid."
+        )
+    return model.model.univid_profile
+
+
+def load_model(path: str | Path, dtype: str = "auto", disable_dynamic: bool = False):
+    """A MODEL (ModelPatcher) from a UniVid checkpoint, or from Stable Diffusion 2.1, whose time is untrained.
+
+    dtype: "auto" or a name of DTYPES, for the weights.
+
+    Raises:
+        ValueError: not such a file, damaged, or weights that are not finite.
+    """
+    weights = open_checkpoint(Path(path))
+    if not weights.trained:
+        logger.warning(
+            "%s is Stable Diffusion 2.1: its temporal layers and image stream are untrained, so its frames "
+            "will not move together; load a trained UniVid checkpoint for video.",
+            Path(path).name,
+        )
+    host_config = Config(weights.config)
+    device, storage = management.get_torch_device(), weights.dtype("unet")
+    supported = list(host_config.supported_inference_dtypes)
+    if dtype == "auto":
+        parameters = sum(
+            entry.num_bytes // entry.dtype.itemsize for entry in weights.entries("unet").values()
+        )
+        chosen = management.unet_dtype(
+            model_params=parameters, supported_dtypes=supported, weight_dtype=storage
+        )
+    else:
+        chosen = DTYPES[dtype]
+    host_config.set_inference_dtype(chosen, management.unet_manual_cast(chosen, device, supported))
+    offload = management.unet_offload_device()
+    model = UniVidModel(weights.config, weights.profile, host_config, device=offload)
+    Patcher = comfy.model_patcher.ModelPatcher if disable_dynamic else comfy.model_patcher.CoreModelPatcher
+    patcher = Patcher(model, load_device=device, offload_device=offload)
+    _fill(model, weights, assign=patcher.is_dynamic())
+    if weights.holds("vae") and weights.config.vae.channels < SD_VAE_CHANNELS:
+        model.univid_previewer = OwnPreviewer(_own_vae(weights))
+    patcher.cached_patcher_init = (load_model, (str(path), dtype))
+    return patcher
+
+
+def _own_vae(weights: Weights) -> Autoencoder:
+    vae = Autoencoder(weights.config.vae).eval().requires_grad_(False)
+    vae.load_state_dict(weights.read("vae"))
+    return vae
+
+
+def _fill(model: UniVidModel, weights: Weights, assign: bool) -> None:
+    state = weights.read("unet")
+    missing, unknown = model.diffusion_model.load_state_dict(state, strict=False, assign=assign)
+    if missing or unknown:  # open_checkpoint has compared names and shapes with the config
+        raise AssertionError(f"host module and checkpoint disagree: {missing}, {unknown}")
+
+
+def with_reference_frames(model, counts: dict[int, int]):
+    """A clone of a MODEL whose PSTAttn at level f attends to counts[f] reference frames.
+
+    Raises:
+        ValueError: another model than UniVid, or a level that it does not have.
+    """
+    profile_of(model)
+    factors = model.model.univid_config.unet.factors
+    if unknown := sorted(set(counts) - set(factors)):
+        raise ValueError(
+            f"expected levels among {factors}, as this model has, got {unknown}; set those to 0."
+        )
+    clone = model.clone()
+    options = clone.model_options.setdefault("transformer_options", {})
+    clone.model_options["transformer_options"] = options | {REFERENCES: dict(counts)}
+    return clone

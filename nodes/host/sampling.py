@@ -1,0 +1,97 @@
+"""One whole run of PST Sampler: noise, guidance, sampler, progress, preview, interrupt, finite check."""
+
+import logging
+
+import comfy.model_management as management
+import comfy.sample
+import comfy.samplers
+import comfy.utils
+import torch
+from torch import Tensor
+
+from ...univid.guidance import Pulls
+from .guider import Guidance, UniVidGuider
+from .model import profile_of
+from .preview import previewer_of
+
+SAMPLERS = comfy.samplers.KSampler.SAMPLERS
+SCHEDULERS = comfy.samplers.KSampler.SCHEDULERS
+
+logger = logging.getLogger(__name__)
+
+
+def sample(
+    model,
+    positive: list,
+    negative: list,
+    latent: dict,
+    *,
+    seed: int,
+    steps: int,
+    sampler_name: str,
+    scheduler: str,
+    guider: Guidance,
+    denoise: float = 1.0,
+) -> tuple[dict, list[Pulls | None]]:
+    """Sample `latent` {"samples": [t 4 h w]}; return the new latent and the pulls of each model call.
+
+    Raises:
+        ValueError: another model, latents of another shape, conditions of another width or length.
+        FloatingPointError: the U-Net gave nan or infinite values.
+    """
+    profile_of(model)
+    samples = comfy.sample.fix_empty_latent_channels(
+        model, latent["samples"], latent.get("downscale_ratio_spacial")
+    )
+    model.model.check_latents(samples)
+    noise = comfy.sample.prepare_noise(samples, seed, latent.get("batch_index"))
+    host_guider = UniVidGuider(model, guider)
+    host_guider.set_conds(positive, negative)
+    sigmas = comfy.samplers.KSampler(
+        model, steps, model.load_device, sampler_name, scheduler, denoise, model.model_options
+    ).sigmas
+    preflight(model, samples, host_guider)
+    out = host_guider.sample(
+        noise,
+        samples,
+        comfy.samplers.sampler_object(sampler_name),
+        sigmas,
+        denoise_mask=latent.get("noise_mask"),
+        callback=_callback(model, len(sigmas) - 1),
+        disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
+        seed=seed,
+    )
+    out = out.to(device=management.intermediate_device(), dtype=management.intermediate_dtype())
+    result = {key: value for key, value in latent.items() if key != "downscale_ratio_spacial"}
+    return result | {"samples": out}, host_guider.pulls
+
+
+def preflight(model, samples: Tensor, guider: UniVidGuider) -> None:
+    """Log what is about to run and the memory that the host will plan for."""
+    branches = len(guider.guidance.plan(True, True))
+    frames, _, height, width = samples.shape
+    estimate = model.model.memory_required([branches * frames, *samples.shape[1:]])
+    logger.info(
+        "UniVid: %d frames of %d x %d, %d branches a step, %s, about %.2f GB for activations",
+        frames, 8 * width, 8 * height, branches, _dtype(model), estimate / 2**30,
+    )  # fmt: skip
+
+
+def _callback(model, steps: int):
+    """Progress and preview, after a check that stops a run that broke."""
+    previewer, bar = previewer_of(model), comfy.utils.ProgressBar(steps)
+
+    def callback(step: int, denoised: Tensor, x: Tensor, total: int) -> None:
+        if not torch.isfinite(denoised).all():
+            raise FloatingPointError(
+                f"the U-Net gave nan or infinite values in step {step + 1} of {total} in {_dtype(model)}; "
+                "load the model with dtype fp32, or bf16 instead of fp16."
+            )
+        picture = previewer and previewer.decode_latent_to_preview_image("JPEG", denoised)
+        bar.update_absolute(step + 1, total, picture)
+
+    return callback
+
+
+def _dtype(model) -> str:
+    return str(model.model.get_dtype_inference()).removeprefix("torch.")

@@ -1,0 +1,68 @@
+"""`python -m tests.host [pytest arguments]`: the pack's tests on every ComfyUI; the last line says which.
+
+`python -m tests.host bench` measures instead what the newest of them adds to the library's sampling time.
+
+COMFYUI_PATH names hosts, several separated as in PATH; COMFYUI_PYTHON the interpreter of one without a venv.
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from .hosts import FLOOR, find_hosts
+
+FOLDER = Path(__file__).parent
+NOTHING_COLLECTED = 5  # pytest's exit status, for instance with -k
+
+
+def main() -> int:
+    try:
+        hosts = find_hosts()
+    except ValueError as error:
+        sys.exit(str(error))
+    if not hosts:
+        print(
+            "\n!!! HOST TESTS DID NOT RUN: no ComfyUI found; try COMFYUI_PATH=<its folder> make test-host !!!"
+        )
+        return 0
+    if sys.argv[1:] == ["bench"]:
+        return bench(next(host for host in hosts if host.supported))
+    results, failed = [], False
+    for host in hosts:
+        print(f"\n== {host} in {host.root}", flush=True)
+        command = [host.python, "-m", "pytest", "-c", FOLDER / "pytest.ini", FOLDER, "-q", *sys.argv[1:]]
+        environment = {**os.environ, "UNIVID_HOST": str(host.root)}
+        environment.pop("PYTHONPATH", None)
+        with tempfile.TemporaryDirectory() as elsewhere:  # -m puts the working directory on sys.path
+            run = subprocess.Popen(
+                [str(part) for part in command], cwd=elsewhere, env=environment, stdout=subprocess.PIPE
+            )
+            text = b""
+            while piece := os.read(run.stdout.fileno(), 4096):  # dot by dot
+                sys.stdout.buffer.write(piece)
+                sys.stdout.flush()
+                text = text[-4096:] + piece
+        failed |= run.wait() not in (0, NOTHING_COLLECTED)
+        summary = text.decode(errors="replace").strip().splitlines()[-1].strip("= ")
+        results.append(f"{host.version}: {summary}")
+    if not any(host.supported for host in hosts):
+        floor = ".".join(str(part) for part in FLOOR)
+        results.append(f"!!! NONE OF THEM IS ComfyUI {floor} OR NEWER: THE NODES WERE NOT TESTED !!!")
+    print(f"\nhost tests {'FAILED' if failed else 'passed'}: " + "; ".join(results))
+    return int(failed)
+
+
+def bench(host) -> int:
+    """What this host adds to the library's own sampling time."""
+    print(f"{host} in {host.root}", flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        environment = {**os.environ, "UNIVID_HOST": str(host.root)}
+        return subprocess.run(
+            [host.python, FOLDER / "bench.py", folder], cwd=folder, env=environment
+        ).returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main())
