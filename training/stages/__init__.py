@@ -7,7 +7,7 @@ from pathlib import Path
 from training.config import Recipe
 from training.task import Task
 
-from . import adapters, joint, t2v
+from . import adapters, joint, pictures, t2v
 from .towers import TowersTask
 from .unet import UNetTask
 from .vae import AutoencoderTask
@@ -19,4 +19,5 @@ TASKS: dict[str, Callable[[Recipe, Path], Task]] = {
     "t2v": partial(UNetTask, stage=t2v.STAGE),
     "adapters": partial(UNetTask, stage=adapters.STAGE),
     "joint": partial(UNetTask, stage=joint.STAGE),
+    "pictures": partial(UNetTask, stage=pictures.STAGE),
 }

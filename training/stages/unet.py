@@ -159,7 +159,8 @@ class UNetTask:
         """Latents `[c t h w]`, image tokens, caption, modality weights, noise and places `[t]` of one sample.
 
         A single frame is shown either as a picture of its own, or as what it is: a frame at its place in a
-        clip. The second is the cheap way to learn where a word of motion puts a shape, frame by frame.
+        clip. The second is the cheap way to learn where a word of motion puts a shape, frame by frame, and,
+        when its picture is that of any frame of the clip, to keep what a picture shows in all of them.
         """
         rng = generator(seed, modality, position)
         if torch.rand((), generator=rng) < self.recipe.options["centered_share"]:
@@ -171,7 +172,7 @@ class UNetTask:
         reference = int(
             torch.randint(latents.shape[1], (), generator=rng)
         )  # the frame that is shown as picture
-        image, caption = self.data.image_tokens[index, reference].float(), scene.caption
+        caption = scene.caption
         places = (torch.arange(latents.shape[1]) + 0.5) / latents.shape[1]
         if modality == "image":
             shown = slice(reference, reference + 1)
@@ -179,6 +180,8 @@ class UNetTask:
                 caption = scene.still_caption
             if caption == scene.still_caption or not self.recipe.options["places"]:
                 places = torch.full_like(places, -1)
+            elif self.recipe.options["picture_of_clip"]:
+                reference = int(torch.randint(latents.shape[1], (), generator=rng))
         else:
             stride = self.recipe.options["frame_stride"]
             shown = slice(int(torch.randint(stride, (), generator=rng)), None, stride)
@@ -187,6 +190,7 @@ class UNetTask:
         chances = torch.tensor([self.stage.modes[mode] for mode in modes])
         has_text, weights = modes[int(torch.multinomial(chances, 1, generator=rng))]
         noise = torch.randn(latents.shape, generator=rng)
+        image = self.data.image_tokens[index, reference].float()
         return latents, image, caption if has_text else features.EMPTY, weights, noise, places
 
     def validate(self, module: UNet) -> dict[str, float]:
