@@ -246,7 +246,7 @@ class UniVidModel(comfy.model_base.BaseModel):
 
 
 SD_VAE_CHANNELS = 128  # a narrower VAE is the checkpoint's own, whose latents the host cannot preview
-ACTIVATIONS = 56  # values alive at the peak of a forward, per latent cell and base channel
+ACTIVATIONS = 40  # values alive at the peak of a forward, per latent cell and base channel
 
 
 def profile_of(model) -> SamplingProfile:

@@ -3,5 +3,5 @@
 from .unet import BOTH, IMAGE, IMAGE_ONLY, NONE, TEXT, Stage
 
 STAGE = Stage(
-    trains=lambda name: True, modes={NONE: 0.05, TEXT: 0.15, IMAGE: 0.2, IMAGE_ONLY: 0.35, BOTH: 0.25}
+    trains=lambda name: True, modes={NONE: 0.03, TEXT: 0.12, IMAGE: 0.2, IMAGE_ONLY: 0.4, BOTH: 0.25}
 )
