@@ -15,8 +15,8 @@ from training.stages.t2v import is_image_stream
 from training.stages.vae import fold_scale
 from training.state import load
 from univid import checkpoints
-from univid.config import PRESETS
 from univid.pipeline import generate
+from univid.presets import PRESETS
 from univid.vae import Autoencoder
 
 
@@ -60,6 +60,7 @@ def test_single_frames_move_spatial_parameters_only(root):
         ("tiny_t2v", lambda key: not is_image_stream(key)),
         ("tiny_adapters", lambda key: key.startswith("image_projection.") or ".attn2." in key),
         ("tiny_joint", lambda key: True),
+        ("tiny_whole", lambda key: True),
     ],
 )
 def test_each_stage_trains_exactly_its_parameters(root, name, allowed):
@@ -85,6 +86,34 @@ def test_adapters_start_from_the_vision_tower_and_the_text_stream(root):
     assert torch.equal(state["image_projection.norm.weight"], vision.ln_post.weight)
     copies = [key for key in state if key.endswith("to_k_image.weight")]
     assert copies and all(torch.equal(state[key], state[key.replace("_image", "")]) for key in copies)
+
+
+def test_the_vision_tower_learns_on_and_the_text_tower_stays(root):
+    before, after = (load(root / name / "final.pt")["ema"] for name in ("tiny_towers", "tiny_vision"))
+    vision = {key for key in before if key.startswith("vision.")}
+    text = {key for key in before if key.startswith("text.")}
+    assert all(not torch.equal(before[key], after[key]) for key in vision)
+    assert text and all(torch.equal(before[key], after[key]) for key in text)
+
+
+def test_a_frame_at_its_place_may_have_the_picture_of_another_frame(root):
+    def pictures_that_differ(own_picture: bool) -> float:
+        task = TASKS["pictures"](
+            short("tiny_pictures", picture_of_clip=not own_picture, still_share=0.0), root
+        )
+        samples = task.samples("image", range(200), 200)
+        tokens = task.data.image_tokens.float()  # [n t m d]
+        shown = [
+            (task.data.latents.float() == frame).flatten(3).all(-1).all(1).nonzero()[0].tolist()
+            for frame in samples.latents  # [c 1 h w] against [n c t h w]
+        ]
+        return sum(
+            not torch.equal(tokens[clip, frame], image)
+            for (clip, frame), image in zip(shown, samples.cond.image, strict=True)
+        ) / len(shown)
+
+    assert pictures_that_differ(own_picture=True) == 0
+    assert 0.8 < pictures_that_differ(own_picture=False) < 1  # 11 of 12 frames
 
 
 def test_samples_depend_on_their_position_alone(root):

@@ -9,8 +9,8 @@ from training.stages.vae import frozen_vae
 from training.state import load
 from training.variants import CONFIGS
 from univid import checkpoints
-from univid.config import PROFILES
 from univid.model import UniVid
+from univid.presets import PROFILES
 from univid.unet import UNet
 
 
@@ -44,14 +44,8 @@ def lineage(root: Path, run: str) -> dict[str, float]:
     """The runs that led to this one, first to last, and the minutes that each took."""
     saved = load(root / run / "final.pt")
     options = saved["recipe"]["options"]
-    parents = (
-        [options["start"]]
-        if options.get("start")
-        else [options["vae"], options["towers"]]
-        if "vae" in options
-        else []
-    )
     minutes: dict[str, float] = {}
-    for parent in parents:
-        minutes |= lineage(root, parent)
+    for parent in ("start", "vae", "towers"):
+        if options.get(parent):
+            minutes |= lineage(root, options[parent])
     return minutes | {run: saved["seconds"] / 60}

@@ -2,7 +2,8 @@
 
 from dataclasses import replace
 
-from univid.config import PRESETS, TINY, ModelConfig, TemporalConfig
+from univid.config import ModelConfig, TemporalConfig
+from univid.presets import PRESETS, TINY
 
 
 def _with(temporal: TemporalConfig) -> ModelConfig:

@@ -7,17 +7,20 @@ from pathlib import Path
 from training.config import Recipe
 from training.task import Task
 
-from . import adapters, joint, pictures, t2v
+from . import adapters, joint, pictures, steering, t2v
 from .towers import TowersTask
 from .unet import UNetTask
 from .vae import AutoencoderTask
+from .vision import VisionTask
 
 # Names a recipe may give as its task: (recipe, folder of all runs) -> Task.
 TASKS: dict[str, Callable[[Recipe, Path], Task]] = {
     "vae": AutoencoderTask,
     "towers": TowersTask,
+    "vision": VisionTask,
     "t2v": partial(UNetTask, stage=t2v.STAGE),
     "adapters": partial(UNetTask, stage=adapters.STAGE),
     "joint": partial(UNetTask, stage=joint.STAGE),
     "pictures": partial(UNetTask, stage=pictures.STAGE),
+    "steering": partial(UNetTask, stage=steering.STAGE),
 }

@@ -20,8 +20,8 @@ from training.data import shapes
 from training.distributed import share
 from training.state import load
 from training.task import MicroBatch
-from univid.config import TINY
 from univid.encoders import ImageEncoder, TextEncoder, preprocess
+from univid.presets import TINY
 
 VALIDATION_SEED = 999_983
 
@@ -78,7 +78,7 @@ class TowersTask:
         yield MicroBatch("video", 1.0, share(range(step * size, (step + 1) * size)))
 
     def loss(self, batch: range) -> tuple[Tensor, dict[str, Tensor]]:
-        clips, stills, captions = _pairs(batch, self.recipe.seed, shapes.SEEN_SCENES)
+        clips, stills, captions = draw_pairs(batch, self.recipe.seed, shapes.SEEN_SCENES)
         frames, pairs = self.module.embed_clips(clips)
         still_loss, still_right = self._contrast(frames, stills)
         clip_loss, clip_right = self._contrast(pairs, captions)
@@ -95,18 +95,22 @@ class TowersTask:
         return F.cross_entropy(logits, targets), (logits.argmax(1) == targets).float().mean().detach()
 
     def validate(self, module: Towers) -> dict[str, float]:
-        """Zero-shot accuracy: of single frames over the 72 still captions, of clips over all 432 captions."""
-        clips, stills, captions = _pairs(range(256), VALIDATION_SEED, shapes.SCENES)
-        frames, pairs = module.embed_clips(clips)
-        all_stills = sorted({scene.still_caption for scene in shapes.SCENES})
-        all_captions = [scene.caption for scene in shapes.SCENES]
-        return {
-            "still_accuracy": _accuracy(frames, module.embed_text(all_stills), stills, all_stills),
-            "clip_accuracy": _accuracy(pairs, module.embed_text(all_captions), captions, all_captions),
-        }
+        return zero_shot(module)
 
 
-def _pairs(indices: range, seed: int, scenes) -> tuple[Tensor, list[str], list[str]]:
+def zero_shot(towers: Towers) -> dict[str, float]:
+    """Accuracy of single frames over the 72 still captions, of clips over all 432 captions."""
+    clips, stills, captions = draw_pairs(range(256), VALIDATION_SEED, shapes.SCENES)
+    frames, pairs = towers.embed_clips(clips)
+    all_stills = sorted({scene.still_caption for scene in shapes.SCENES})
+    all_captions = [scene.caption for scene in shapes.SCENES]
+    return {
+        "still_accuracy": _accuracy(frames, towers.embed_text(all_stills), stills, all_stills),
+        "clip_accuracy": _accuracy(pairs, towers.embed_text(all_captions), captions, all_captions),
+    }
+
+
+def draw_pairs(indices: range, seed: int, scenes) -> tuple[Tensor, list[str], list[str]]:
     """First and last frames `[b 3 2 h w]`, the still caption of every frame, the caption of every clip."""
     drawn = [shapes.clip(index, seed=seed, frames=2, scenes=scenes) for index in indices]
     video = shapes.to_video(torch.stack([torch.from_numpy(frames) for frames, _ in drawn]))

@@ -15,7 +15,7 @@ from training.metrics.scorer import agreement, read
 from training.rng import generator
 from training.state import load
 from training.task import MicroBatch
-from univid.config import TINY
+from univid.presets import TINY
 from univid.vae import Autoencoder
 
 VALIDATION_SEED = 999_983
