@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 
-from univid import config
+from univid import presets
 
 
 @pytest.fixture(scope="session")
@@ -17,7 +17,7 @@ def small_checkpoint(tmp_path_factory):
     from univid.checkpoints.native import meta_modules, save
     from univid.model import UniVid
 
-    tiny = config.PRESETS["tiny"]
+    tiny = presets.PRESETS["tiny"]
     small = dataclasses.replace(
         tiny,
         unet=dataclasses.replace(
@@ -28,7 +28,7 @@ def small_checkpoint(tmp_path_factory):
         text=dataclasses.replace(tiny.text, width=32, layers=2, embed_dim=32),
         vision=dataclasses.replace(tiny.vision, width=32, layers=1, embed_dim=32),
     )  # fmt: skip
-    profile = dataclasses.replace(config.PROFILES["tiny"], frames=3, height=32, width=32, steps=2)
+    profile = dataclasses.replace(presets.PROFILES["tiny"], frames=3, height=32, width=32, steps=2)
     generator = torch.Generator().manual_seed(0)
     parts = meta_modules(small)
     for part in parts.values():

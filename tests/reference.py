@@ -21,10 +21,38 @@ SMALL = UNetConfig(
     head_channels=16,
     context_dim=48,
     norm_groups=8,
+    fps=False,
     temporal=TemporalConfig(
-        conv_kernels=(3, 5, 7, 9), segment_frames=(8, 4, 2, 1), attention=True, position=False
+        kind="univid",
+        conv_kernels=(3, 5, 7, 9),
+        segment_frames=(8, 4, 2, 1),
+        attention=True,
+        input_heads=None,
+        position=False,
     ),
-    image_stream=ImageStreamConfig(projection="linear", width=40),
+    image_stream=ImageStreamConfig(width=40, resampler=None),
+)
+# ModelScope's, ZeroScope's and the other relatives' layers.
+RELATIVE = UNetConfig(
+    in_channels=4,
+    out_channels=4,
+    model_channels=32,
+    channel_mult=(1, 2, 2, 2),
+    num_res_blocks=1,
+    attention_levels=(True, True, True, False),
+    head_channels=8,
+    context_dim=48,
+    norm_groups=8,
+    fps=False,
+    temporal=TemporalConfig(
+        kind="family",
+        conv_kernels=(3, 3, 3, 3),
+        segment_frames=(),
+        attention=True,
+        input_heads=8,
+        position=False,
+    ),
+    image_stream=None,
 )
 NEW = (
     "temporal.",

@@ -8,8 +8,8 @@ import torch
 import univid.checkpoints as checkpoints
 from training.data.shapes import Scene
 from training.metrics.scorer import read
-from univid.config import PRESETS
 from univid.pipeline import generate
+from univid.presets import PRESETS
 from univid.video import read_image, to_uint8
 
 ASSETS = Path(checkpoints.__file__).parents[1] / "assets"

@@ -12,8 +12,9 @@ from transformers import (
     CLIPVisionModelWithProjection,
 )
 
-from univid.config import PAPER, TextConfig, VisionConfig
+from univid.config import TextConfig, VisionConfig
 from univid.encoders import CLIP_MEAN, CLIP_STD, ImageEncoder, TextEncoder, preprocess
+from univid.presets import PAPER
 
 TEXT = TextConfig(width=48, heads=3, layers=4, context_length=77, vocab_size=49408, embed_dim=40)
 VISION = VisionConfig(

@@ -15,7 +15,7 @@ from training.metrics.evaluate import CONTENT, PROTOCOL, ROWS, T2V, Machine, con
 from training.metrics.scorer import agreement, read
 from univid import generate, load
 from univid.checkpoints import save
-from univid.config import PROFILES
+from univid.presets import PROFILES
 
 PROFILE = PROFILES["tiny"]
 README = f"# Title\r\n\r\ntext\n{table.BEGIN}\nold\n{table.END}\nmore {{text}}\n"

@@ -14,10 +14,10 @@ from training.loop import build_optimizer, take_step
 from training.state import State
 from training.task import MicroBatch
 from univid.conditioning import Conditioning
-from univid.config import TINY
 from univid.diffusion import Denoiser, NoiseSchedule, training_loss
 from univid.guidance import Separate
 from univid.initialization import initialize
+from univid.presets import TINY
 from univid.samplers import initial_x, sample_dpmpp_2m, sigma_schedule
 from univid.unet import UNet
 

@@ -107,7 +107,9 @@ class Dual:
 
     def __init__(self):
         self.calls = 0
-        self.layer = randomize(DualCrossAttention(Layers(torch.nn, self.attention), WIDTH, CONTEXT, HEADS))
+        self.layer = randomize(
+            DualCrossAttention(Layers(torch.nn, self.attention), WIDTH, CONTEXT, HEADS, True)
+        )
         self.x = randn(CLIPS, FRAMES, 6, WIDTH)
         self.text, self.image = randn(CLIPS, 7, CONTEXT, seed=1), randn(CLIPS, 4, CONTEXT, seed=2)
 

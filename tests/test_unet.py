@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from univid.attention import attention
 from univid.blocks import SpatialTransformer
 from univid.conditioning import Conditioning
-from univid.config import PAPER
+from univid.presets import PAPER
 from univid.unet import UNet
 
 TIMESTEPS = torch.tensor([3, 800])

@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
 
-from univid.config import PAPER, VAEConfig
+from univid.config import VAEConfig
+from univid.presets import PAPER
 from univid.vae import Autoencoder, _tiled
 
 SMALL = VAEConfig(

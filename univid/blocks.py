@@ -59,7 +59,9 @@ class ResBlock(nn.Module):
 class TransformerBlock(nn.Module):
     """SelfAttn, PSTAttn, CrossAttn_Dual and FeedForward on the tokens of each frame, pre-norm, residual."""
 
-    def __init__(self, make: Layers, width: int, context: int, heads: int, factor: int, pst: bool):
+    def __init__(
+        self, make: Layers, width: int, context: int, heads: int, factor: int, pst: bool, image: bool
+    ):
         super().__init__()
         self.factor = factor
         self.norm1 = make.LayerNorm(width)
@@ -67,7 +69,7 @@ class TransformerBlock(nn.Module):
         self.norm_pst = make.LayerNorm(width) if pst else None
         self.pst_attn = PSTAttention(make, width, heads) if pst else None
         self.norm2 = make.LayerNorm(width)
-        self.attn2 = DualCrossAttention(make, width, context, heads)
+        self.attn2 = DualCrossAttention(make, width, context, heads, image)
         self.norm3 = make.LayerNorm(width)
         self.ff = FeedForward(make, width)
 
@@ -113,23 +115,18 @@ class TemporalTransformer(nn.Module):
 
 
 class SpatialTransformer(nn.Module):
-    """GroupNorm, projection, the transformer block on each frame's tokens, projection; then TemAttn."""
+    """GroupNorm, projection, the transformer block on each frame's tokens, projection; then the temporal one.
+
+    temporal: TemporalTransformer, or a relative's, called with the result and the Context.
+    """
 
     def __init__(
-        self,
-        make: Layers,
-        width: int,
-        context: int,
-        heads: int,
-        groups: int,
-        factor: int,
-        pst: bool,
-        temporal: TemporalTransformer | None,
+        self, make: Layers, width: int, groups: int, block: TransformerBlock, temporal: nn.Module | None
     ):
         super().__init__()
         self.norm = make.GroupNorm(groups, width, eps=1e-6)
         self.proj_in = make.Linear(width, width)
-        self.transformer_blocks = nn.ModuleList([TransformerBlock(make, width, context, heads, factor, pst)])
+        self.transformer_blocks = nn.ModuleList([block])
         self.proj_out = make.Linear(width, width)
         self.temporal = temporal
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+FLOAT32 = ("weights", "places", "fps")  # stay so when the other fields change their type
+
 
 @dataclass(frozen=True)
 class Conditioning:
@@ -17,6 +19,8 @@ class Conditioning:
     weights: modality weights `[b 2]` or per frame `[b t 2]`, order (lambda_t, lambda_v).
     level_weights: multipliers of the weights a level, {f: (text, image)}; a level left out has (1, 1).
     concat: latents joined to the input along channels, `[b c t h w]`.
+    fps: what a model with an fps embedding was trained to be told, `[b]`: frames a second, or how many frames
+        of the source lie between two of the clip (DynamiCrafter at 256 pixels).
     places: where in its clip each frame is, `[b t]`: 0 = the beginning, 1 = the end, negative = a picture of
         its own. None: the frames are a whole clip, and a single frame is a picture of its own.
 
@@ -30,13 +34,16 @@ class Conditioning:
     level_weights: Mapping[int, tuple[float, float]] = field(default_factory=dict)
     concat: Tensor | None = None
     places: Tensor | None = None
+    fps: Tensor | None = None
 
     def __post_init__(self):
         tensors = {
             "text": (self.text, (3, 4)),
             "image": (self.image, (3, 4)),
             "weights": (self.weights, (2, 3)),
+            "concat": (self.concat, (5, 5)),
             "places": (self.places, (2, 2)),
+            "fps": (self.fps, (1, 1)),
         }
         for name, (tensor, ranks) in tensors.items():
             if tensor is None:
@@ -64,9 +71,9 @@ class Conditioning:
         return next(iter(self._frames()), None)
 
     def to(self, device=None, dtype: torch.dtype | None = None) -> "Conditioning":
-        """Move every tensor; weights and places keep float32."""
+        """Move every tensor; weights, places and fps keep float32."""
         moved = {
-            name: value.to(device=device, dtype=torch.float32 if name in ("weights", "places") else dtype)
+            name: value.to(device=device, dtype=torch.float32 if name in FLOAT32 else dtype)
             for name, value in self._tensors()
         }
         return dataclasses.replace(self, **moved)
@@ -80,7 +87,8 @@ class Conditioning:
         return self.with_weights(self.weights * self.weights.new_tensor([text, image]))
 
     def _frames(self) -> set[int]:
-        per_frame = [(self.text, 4), (self.image, 4), (self.weights, 3), (self.places, 2)]
+        concat = self.concat if self.concat is None else self.concat[:, 0]
+        per_frame = [(self.text, 4), (self.image, 4), (self.weights, 3), (self.places, 2), (concat, 4)]
         return {tensor.shape[1] for tensor, rank in per_frame if tensor is not None and tensor.dim() == rank}
 
     def _tensors(self) -> list[tuple[str, Tensor]]:
@@ -104,15 +112,54 @@ def cat(conditions: list[Conditioning]) -> Conditioning:
             template.new_zeros(c.clips, *template.shape[-2:]) if image is None else image
             for c, image in zip(conditions, images, strict=True)
         ]
-    concats, places = [c.concat for c in conditions], [c.places for c in conditions]
     return Conditioning(
         text=_cat_frames([c.text for c in conditions], 3),
         image=None if template is None else _cat_frames(images, 3),
         weights=_cat_frames([c.weights for c in conditions], 2),
         level_weights=first.level_weights,
-        concat=None if concats[0] is None else torch.cat(concats),
-        places=None if places[0] is None else torch.cat(places),
+        **{name: _cat_all(conditions, name) for name in ("concat", "places", "fps")},
     )
+
+
+def with_null_image(cond: Conditioning, tokens: Tensor) -> Conditioning:
+    """The same conditions, with `tokens` `[1 m d]` at image weight 1 in every clip without image weight.
+
+    A clip that has one in some frames keeps its own tokens in all, so that a curve may touch 0.
+    """
+    shown = cond.weights[..., 1].reshape(cond.clips, -1).any(1)  # [b]
+    if shown.all():
+        return cond
+    tokens = tokens.to(cond.weights.device)
+    if cond.image is None:
+        image = tokens.expand(cond.clips, -1, -1)
+    else:
+        own = shown.reshape(-1, *[1] * (cond.image.dim() - 1)).to(cond.image.device)
+        image = torch.where(own, cond.image, tokens.to(cond.image))
+    text, weight = cond.weights.unbind(-1)
+    weight = torch.where(shown.reshape(-1, *[1] * (weight.dim() - 1)), weight, 1.0)
+    return dataclasses.replace(cond, image=image, weights=torch.stack([text, weight], -1))
+
+
+def concat_frames(kind: str, first: Tensor, last: Tensor | None, frames: int) -> Tensor:
+    """Concat latents `[b c t h w]` of the first frame's picture and the last's, both `[b c 1 h w]`.
+
+    kind: of the sampling profile, "first": the picture in every frame; "ends": it in the first, the other in
+        the last (without another the same again), zeros between.
+    """
+    if kind == "first" or frames == 1:
+        return first.expand(-1, -1, frames, -1, -1)
+    between = torch.zeros_like(first).expand(-1, -1, frames - 2, -1, -1)
+    return torch.cat([first, between, first if last is None else last], dim=2)
+
+
+def _cat_all(conditions: list[Conditioning], name: str) -> Tensor | None:
+    """Concatenate a field that all conditions have, or none has."""
+    tensors = [getattr(c, name) for c in conditions]
+    if all(tensor is None for tensor in tensors):
+        return None
+    if any(tensor is None for tensor in tensors):
+        raise ValueError(f"conditions joined along the clips must all have {name} or none, got both.")
+    return torch.cat(tensors)
 
 
 def _cat_frames(tensors: list[Tensor], rank: int) -> Tensor:

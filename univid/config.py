@@ -1,4 +1,4 @@
-"""Architecture as data: frozen dataclasses, one dict of presets, strict versioned JSON.
+"""Architecture as data: frozen dataclasses and strict versioned JSON.
 
 A field has no default, so a preset states everything and a checkpoint's header can rebuild the exact model.
 Tuples indexed by level run from the finest (f = 1) to the coarsest (f = 8).
@@ -11,25 +11,62 @@ import types
 import typing
 from dataclasses import dataclass
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+
+
+TEMPORAL_KINDS = ("univid", "family")
 
 
 @dataclass(frozen=True)
 class TemporalConfig:
-    """What turns the image trunk into a video network (paper III-A-1 and eq. 8)."""
+    """What turns the image trunk into a video network (paper III-A-1 and eq. 8), or its relatives' way.
 
-    conv_kernels: tuple[int, ...]  # k_f a level, odd; () = no PSTConv
+    kind "univid": PSTConv after each of a ResBlock's two convolutions, TemAttn with one self-attention, and a
+    single frame passes them by. kind "family" (ModelScope, VideoCrafter2, DynamiCrafter): four convolutions
+    after the ResBlock, two self-attentions, and a single frame goes through them, as it does in the sources.
+    """
+
+    kind: str  # one of TEMPORAL_KINDS
+    conv_kernels: tuple[int, ...]  # k_f a level, odd; () = no temporal convolutions
     segment_frames: tuple[int, ...]  # r_f a level: frames that share one reference frame; () = no PSTAttn
-    attention: bool  # TemAttn after every spatial transformer
+    attention: bool  # a temporal transformer after every spatial transformer
+    input_heads: int | None  # of a temporal transformer after the first convolution; None = there is none
     position: bool  # a frame's place in the clip scales its text tokens and joins TemAttn's tokens
+
+    def __post_init__(self):
+        if self.kind not in TEMPORAL_KINDS:
+            raise ValueError(f"temporal.kind must be among {TEMPORAL_KINDS}, got {self.kind!r}.")
+        if self.kind == "univid" and self.input_heads is not None:
+            raise ValueError(
+                f"temporal.input_heads must be null for kind 'univid', got {self.input_heads}; "
+                "take kind 'family'."
+            )
+        if self.kind == "family" and self.position:
+            raise ValueError("temporal.position must be false for kind 'family', got true.")
+        if any(k < 1 or k % 2 == 0 for k in self.conv_kernels):
+            raise ValueError(f"temporal.conv_kernels must be odd and positive, got {self.conv_kernels}.")
+        if any(r < 1 for r in self.segment_frames):
+            raise ValueError(f"temporal.segment_frames must be at least 1, got {self.segment_frames}.")
+
+
+@dataclass(frozen=True)
+class ResamplerConfig:
+    """Attention that turns a picture's tokens into few (IP-Adapter's; VideoCrafter1-I2V, DynamiCrafter)."""
+
+    width: int
+    depth: int
+    heads: int
+    head_channels: int
+    tokens: int  # for the whole clip or, with `frames`, for each frame
+    frames: int | None  # of the clips that it was trained on, each with tokens of its own; None = one for all
 
 
 @dataclass(frozen=True)
 class ImageStreamConfig:
     """The image side of the dual-stream cross-attention (eq. 7)."""
 
-    projection: str  # "linear": LayerNorm + Linear into the text context space
     width: int  # channels of the image tokens
+    resampler: ResamplerConfig | None  # None: LayerNorm + Linear into the text context space
 
 
 @dataclass(frozen=True)
@@ -45,8 +82,9 @@ class UNetConfig:
     head_channels: int
     context_dim: int
     norm_groups: int
+    fps: bool  # the clip's fps has an embedding, which is added to that of the timestep
     temporal: TemporalConfig
-    image_stream: ImageStreamConfig
+    image_stream: ImageStreamConfig | None
 
     def __post_init__(self):
         levels = len(self.channel_mult)
@@ -60,18 +98,6 @@ class UNetConfig:
                     f"{name} needs one entry for each of {levels} levels, got {len(per_level)}; "
                     "fix the config."
                 )
-        if any(k < 1 or k % 2 == 0 for k in self.temporal.conv_kernels):
-            raise ValueError(
-                f"temporal.conv_kernels must be odd and positive, got {self.temporal.conv_kernels}."
-            )
-        if any(r < 1 for r in self.temporal.segment_frames):
-            raise ValueError(
-                f"temporal.segment_frames must be at least 1, got {self.temporal.segment_frames}."
-            )
-        if self.image_stream.projection != "linear":
-            raise ValueError(
-                f"image_stream.projection must be 'linear', got {self.image_stream.projection!r}."
-            )
         for mult in self.channel_mult:
             width = self.model_channels * mult
             if width % self.head_channels or width % self.norm_groups:
@@ -138,6 +164,7 @@ class ScheduleConfig:
     beta_end: float
     num_timesteps: int
     zero_terminal_snr: bool
+    x0_scale: float  # noise is mixed into x0 times a factor that falls from 1 to this; 1 = no such factor
 
     def __post_init__(self):
         if self.prediction not in ("eps", "v", "x0"):
@@ -146,6 +173,8 @@ class ScheduleConfig:
             raise ValueError(
                 "zero_terminal_snr needs prediction 'v' or 'x0': eps divides by zero at the last timestep."
             )
+        if not 0 < self.x0_scale <= 1:
+            raise ValueError(f"x0_scale must be above 0 and at most 1, got {self.x0_scale}; 1 is none.")
 
 
 @dataclass(frozen=True)
@@ -160,108 +189,68 @@ class ModelConfig:
 
 
 @dataclass(frozen=True)
+class GuidanceProfile:
+    """Guidance of a checkpoint; univid.guidance has the meaning of the scales."""
+
+    kind: str  # "joint", "separate" or "nested"
+    scale: float  # of joint
+    text: float  # of separate and nested, as image
+    image: float
+    rescale: float
+
+
+INPUT_CHOICES = {
+    "fps_unit": ("fps", "stride"),
+    "null_image": ("off", "grey"),
+    "concat": ("none", "first", "ends"),
+}
+
+
+@dataclass(frozen=True)
+class InputProfile:
+    """What a checkpoint was trained to be given beside text and image tokens.
+
+    fps_number: what an fps embedding is told, in fps_unit: frames a second ("fps"), or how many frames of
+        the source lie between two of the clip ("stride"). None for a U-Net without one.
+    null_image: what a clip without picture, and the unconditional branch, shows to the image stream:
+        nothing ("off"), or a grey picture at weight 1 ("grey").
+    concat: latents joined to the input: none; the picture in every frame ("first"); or the picture in the
+        first frame, another in the last, zeros between ("ends").
+    """
+
+    fps_number: float | None
+    fps_unit: str
+    null_image: str
+    concat: str
+
+    def __post_init__(self):
+        for name, choices in INPUT_CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} must be among {choices}, got {getattr(self, name)!r}.")
+        if self.fps_number is not None and self.fps_number <= 0:
+            raise ValueError(
+                f"fps_number must be above 0, or null for a model without, got {self.fps_number}."
+            )
+
+
+@dataclass(frozen=True)
 class SamplingProfile:
     """How a checkpoint wants to be sampled: the defaults of the command line and of the nodes."""
 
     frames: int
     height: int
     width: int
-    fps: float
+    fps: float  # of the finished video
     steps: int
     sampler: str
     sigma_schedule: str
-    guidance: str  # "joint", "separate" or "nested"
-    guidance_scale: float
-    text_guidance: float
-    image_guidance: float
-    guidance_rescale: float
+    eta: float  # of the sampler "ddim": 0 = no fresh noise in a step, 1 = as much as the model knows
+    guidance: GuidanceProfile
+    inputs: InputProfile
 
-
-SD21_SCHEDULE = ScheduleConfig(
-    prediction="eps", beta_start=0.00085, beta_end=0.012, num_timesteps=1000, zero_terminal_snr=False
-)
-
-PAPER = ModelConfig(
-    unet=UNetConfig(
-        in_channels=4,
-        out_channels=4,
-        model_channels=320,
-        channel_mult=(1, 2, 4, 4),
-        num_res_blocks=2,
-        attention_levels=(True, True, True, False),
-        head_channels=64,
-        context_dim=1024,
-        norm_groups=32,
-        temporal=TemporalConfig(
-            conv_kernels=(3, 5, 7, 9), segment_frames=(8, 4, 2, 1), attention=True, position=False
-        ),
-        image_stream=ImageStreamConfig(projection="linear", width=1280),
-    ),
-    vae=VAEConfig(
-        in_channels=3,
-        latent_channels=4,
-        channels=128,
-        channel_mult=(1, 2, 4, 4),
-        num_res_blocks=2,
-        norm_groups=32,
-        scale=0.18215,
-    ),
-    text=TextConfig(width=1024, heads=16, layers=24, context_length=77, vocab_size=49408, embed_dim=1024),
-    vision=VisionConfig(
-        image_size=224, patch_size=14, width=1280, layers=32, head_width=80, mlp_ratio=4.0, embed_dim=1024
-    ),
-    schedule=SD21_SCHEDULE,
-)
-
-# The built-in model: the paper's four levels, k_f and r_f at a width that trains on two CPU cores.
-# paper: eps prediction; here: v with zero terminal SNR, because v weighs the noisy timesteps, where a
-# clip's content is decided, and a small network then learns that content in far fewer samples.
-TINY = ModelConfig(
-    unet=UNetConfig(
-        in_channels=4,
-        out_channels=4,
-        model_channels=48,
-        channel_mult=(1, 2, 2, 2),
-        num_res_blocks=1,
-        attention_levels=(True, True, True, False),
-        head_channels=24,
-        context_dim=64,
-        norm_groups=16,
-        temporal=TemporalConfig(
-            conv_kernels=(3, 5, 7, 9), segment_frames=(8, 4, 2, 1), attention=True, position=True
-        ),
-        image_stream=ImageStreamConfig(projection="linear", width=96),
-    ),
-    vae=VAEConfig(
-        in_channels=3,
-        latent_channels=4,
-        channels=16,
-        channel_mult=(1, 2, 4, 8),
-        num_res_blocks=1,
-        norm_groups=8,
-        scale=0.18215,
-    ),
-    text=TextConfig(width=64, heads=2, layers=3, context_length=77, vocab_size=49408, embed_dim=64),
-    vision=VisionConfig(
-        image_size=64, patch_size=8, width=96, layers=4, head_width=32, mlp_ratio=4.0, embed_dim=64
-    ),
-    schedule=ScheduleConfig(
-        prediction="v", beta_start=0.00085, beta_end=0.012, num_timesteps=1000, zero_terminal_snr=True
-    ),
-)
-
-PRESETS = {"paper": PAPER, "tiny": TINY}
-
-PROFILES = {
-    "paper": SamplingProfile(
-        frames=24, height=320, width=576, fps=8.0, steps=50, sampler="ddim", sigma_schedule="ddim_uniform",
-        guidance="joint", guidance_scale=7.5, text_guidance=7.5, image_guidance=2.0, guidance_rescale=0.0,
-    ),
-    "tiny": SamplingProfile(
-        frames=12, height=64, width=64, fps=8.0, steps=10, sampler="dpmpp_2m", sigma_schedule="sgm_uniform",
-        guidance="joint", guidance_scale=3.0, text_guidance=3.0, image_guidance=2.0, guidance_rescale=0.0,
-    ),
-}  # fmt: skip
+    def __post_init__(self):
+        if not 0 <= self.eta <= 1:
+            raise ValueError(f"eta must be from 0 to 1, got {self.eta}.")
 
 
 def to_json(config) -> str:
@@ -269,8 +258,8 @@ def to_json(config) -> str:
     return json.dumps(dataclasses.asdict(config), indent=None, sort_keys=True)
 
 
-def from_json(cls, text: str):
-    """Read a config of dataclass `cls` strictly.
+def from_json(cls, text: str, version: int = FORMAT_VERSION):
+    """Read a config of dataclass `cls` strictly, as the given version of the format wrote it.
 
     Raises:
         ValueError: not JSON, a field unknown, missing or of another type; the sentence names the field.
@@ -281,7 +270,47 @@ def from_json(cls, text: str):
         raise ValueError(
             f"expected a {cls.__name__} as JSON, got text that does not parse ({error})."
         ) from error
+    if version == 1:
+        for part, fields in _unsaid(cls, data):
+            if isinstance(part, dict):
+                if known := sorted(part.keys() & fields.keys()):
+                    raise ValueError(f"format version 1 has no fields {known}; the header is damaged.")
+                part.update(fields)
     return _build(cls, data, cls.__name__)
+
+
+# Fields of GuidanceProfile, and what they were called in version 1's SamplingProfile.
+GUIDANCE_OF_1 = {
+    "kind": "guidance",
+    "scale": "guidance_scale",
+    "text": "text_guidance",
+    "image": "image_guidance",
+    "rescale": "guidance_rescale",
+}
+
+
+def _unsaid(cls, data) -> list[tuple[object, dict]]:
+    """What version 1, which knew the kind "univid" alone, left unsaid: the parts of `data`, and their fields.
+
+    What does not have the form of version 1 stays as it is, for the strict reading to refuse it.
+    """
+    if cls is SamplingProfile and isinstance(data, dict):
+        data["guidance"] = {new: data.pop(old) for new, old in GUIDANCE_OF_1.items() if old in data}
+        inputs = {"fps_number": None, "fps_unit": "fps", "null_image": "off", "concat": "none"}
+        return [(data, {"eta": 0.0, "inputs": inputs})]
+    if cls is not ModelConfig or not isinstance(data, dict):
+        return []
+    unet = data.get("unet") if isinstance(data.get("unet"), dict) else {}
+    stream = unet.get("image_stream")
+    linear = isinstance(stream, dict) and stream.get("projection") == "linear"
+    if linear:
+        del stream["projection"]
+    return [
+        (data.get("schedule"), {"x0_scale": 1.0}),
+        (data.get("unet"), {"fps": False}),
+        (unet.get("temporal"), {"kind": "univid", "input_heads": None}),
+        (stream if linear else None, {"resampler": None}),
+    ]
 
 
 def _build(kind, value, where: str):

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from .blocks import ResBlock, SpatialTransformer, TransformerBlock
 from .encoders import ImageEncoder
+from .family import DoubleTemporalTransformer, StackResBlock
 from .layers import PSTConv
-from .unet import UNet
+from .unet import ImageProjection, UNet
 
 
 @torch.no_grad()
@@ -26,7 +27,7 @@ def initialize(unet: UNet, seed: int) -> None:
         if isinstance(module, nn.GroupNorm | nn.LayerNorm):
             module.weight.fill_(1)
             module.bias.zero_()
-        elif isinstance(module, nn.Linear | nn.Conv2d) and module is not unet.place_scale:
+        elif isinstance(module, nn.Linear | nn.Conv2d | nn.Embedding) and module is not unet.place_scale:
             bound = 1 / math.sqrt(module.weight[0].numel())
             for parameter in module.parameters(recurse=False):
                 parameter.copy_(torch.empty(parameter.shape).uniform_(-bound, bound, generator=generator))
@@ -46,16 +47,24 @@ def initialize(unet: UNet, seed: int) -> None:
 def extend(unet: UNet) -> None:
     """What UniVid adds to a trained trunk: silent at first, and close to something that already works.
 
-    PSTConv, PSTAttn and TemAttn end in zeros, so every frame is what the image model makes of it. PSTAttn's
-    projections start as copies of SelfAttn's, K_v and V_v as copies of K_t and V_t (UniVG).
+    PSTConv, PSTAttn, TemAttn, the relatives' temporal layers and the fps embedding end in zeros, so a frame
+    is what the image model makes of it. PSTAttn's projections start as copies of SelfAttn's, K_v and V_v as
+    copies of K_t and V_t (UniVG).
     """
+    if unet.fps_embedding is not None:
+        _zero(unet.fps_embedding[-1])
     for module in unet.modules():
         if isinstance(module, PSTConv):
             _zero(module.conv)
         elif isinstance(module, SpatialTransformer) and module.temporal is not None:
             _zero(module.temporal.proj_out)
+        elif isinstance(module, StackResBlock):
+            _zero(module.temporal_stack[-1].conv)
+        elif isinstance(module, DoubleTemporalTransformer):
+            _zero(module.proj_out)
         elif isinstance(module, TransformerBlock):
-            copy_text_stream(module)
+            if unet.image_projection is not None:
+                copy_text_stream(module)
             if module.pst_attn is not None:
                 for name in ("to_q", "to_k", "to_v"):
                     _copy(getattr(module.attn1, name), getattr(module.pst_attn, name))
@@ -65,8 +74,17 @@ def extend(unet: UNet) -> None:
 
 @torch.no_grad()
 def start_image_stream(unet: UNet, vision: ImageEncoder) -> None:
-    """Let the image stream start where the text stream's K and V can read it: in CLIP's joint space."""
+    """Let the image stream start where the text stream's K and V can read it: in CLIP's joint space.
+
+    Raises:
+        ValueError: a U-Net without an image stream, or with another projection than LayerNorm and Linear.
+    """
     projection = unet.image_projection
+    if not isinstance(projection, ImageProjection):
+        raise ValueError(
+            f"expected an image stream with a linear projection, got "
+            f"{unet.config.image_stream}; fix the config."
+        )
     _copy(vision.ln_post, projection.norm)
     projection.proj.weight.copy_(vision.proj.T)
     for module in unet.modules():

@@ -9,9 +9,17 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from .attention import AttentionFunction, attention
-from .blocks import Downsample, ResBlock, SpatialTransformer, TemporalTransformer, Upsample
+from .blocks import (
+    Downsample,
+    ResBlock,
+    SpatialTransformer,
+    TemporalTransformer,
+    TransformerBlock,
+    Upsample,
+)
 from .conditioning import Conditioning
-from .config import UNetConfig
+from .config import ImageStreamConfig, UNetConfig
+from .family import DoubleTemporalTransformer, FrameResampler, Resampler, StackResBlock
 from .layers import Context, Layers, even_places, place_embedding, reference_frames, timestep_embedding
 
 # (place, index, h, skip) -> (h, skip), all `[(b t) c h w]`. Called after every block of place "input", whose
@@ -32,6 +40,14 @@ class ImageProjection(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         return self.proj(self.norm(tokens))
+
+
+def build_image_projection(make: Layers, config: ImageStreamConfig, context: int) -> nn.Module:
+    """What brings image tokens `[b m width]` into the text context space: `[b n d]`, or `[b t n d]`."""
+    if config.resampler is None:
+        return ImageProjection(make, config.width, context)
+    kind = Resampler if config.resampler.frames is None else FrameResampler
+    return kind(make, config.resampler, config.width, context)
 
 
 class UNet(nn.Module):
@@ -62,21 +78,25 @@ class UNet(nn.Module):
         make = Layers(operations, attention, device, dtype)
         channels, groups = config.model_channels, config.norm_groups
         embedding = 4 * channels
-        temporal = config.temporal
+        temporal, stream = config.temporal, config.image_stream
+        family = temporal.kind == "family"
 
         def res_block(width: int, out: int, level: int) -> ResBlock:
             kernel = temporal.conv_kernels[level] if temporal.conv_kernels else None
-            return ResBlock(make, width, out, embedding, groups, kernel)
+            kind = StackResBlock if family and kernel is not None else ResBlock
+            return kind(make, width, out, embedding, groups, kernel)
+
+        def temporal_transformer(width: int, heads: int) -> nn.Module:
+            if family:
+                return DoubleTemporalTransformer(make, width, heads, config.head_channels, groups)
+            return TemporalTransformer(make, width, heads, groups, temporal.position)
 
         def transformer(width: int, level: int) -> SpatialTransformer:
             heads = width // config.head_channels
-            pst, factor = bool(temporal.segment_frames), config.factors[level]
-            time = (
-                TemporalTransformer(make, width, heads, groups, temporal.position)
-                if temporal.attention
-                else None
-            )
-            return SpatialTransformer(make, width, config.context_dim, heads, groups, factor, pst, time)
+            pst, image, factor = bool(temporal.segment_frames), stream is not None, config.factors[level]
+            block = TransformerBlock(make, width, config.context_dim, heads, factor, pst, image)
+            time = temporal_transformer(width, heads) if temporal.attention else None
+            return SpatialTransformer(make, width, groups, block, time)
 
         self.time_embed = nn.Sequential(
             make.Linear(channels, embedding), nn.SiLU(), make.Linear(embedding, embedding)
@@ -84,12 +104,21 @@ class UNet(nn.Module):
         self.place_scale = (
             make.Linear(channels, config.context_dim, bias=False) if temporal.position else None
         )
-        self.image_projection = ImageProjection(make, config.image_stream.width, config.context_dim)
+        self.fps_embedding = (
+            nn.Sequential(make.Linear(channels, embedding), nn.SiLU(), make.Linear(embedding, embedding))
+            if config.fps
+            else None
+        )
+        self.image_projection = (
+            build_image_projection(make, stream, config.context_dim) if stream is not None else None
+        )
 
         widths = [channels * mult for mult in config.channel_mult]
         self.input_blocks = nn.ModuleList(
             [nn.ModuleList([make.Conv2d(config.in_channels, channels, 3, padding=1)])]
         )
+        if temporal.input_heads is not None:
+            self.input_blocks[0].append(temporal_transformer(channels, temporal.input_heads))
         skips = [channels]
         width = channels
         for level, out in enumerate(widths):
@@ -139,19 +168,24 @@ class UNet(nn.Module):
 
         Args:
             x: noisy latents `[b c t h w]`. timesteps: `[b]`.
-            cond: text and image tokens, modality weights, concat latents.
+            cond: text and image tokens, modality weights, concat latents, fps.
             reference_frames: frame indices for PSTAttn-f by level, {f: indices}; a level left out takes the
                 centre of each segment.
             hook: sees and may change what flows between the blocks (control nets and the like).
 
         Raises:
             ValueError: conditions for other clips or frames than x has, an image weight without image tokens,
-                or a level that the network does not have.
+                other input channels, or a level, an fps or an image stream that the network does not have.
         """
         frames = x.shape[2]
+        context = self._context(x, timesteps, cond, reference_frames or {})
         if cond.concat is not None:
             x = torch.cat([x, cond.concat], dim=1)
-        context = self._context(x, timesteps, cond, reference_frames or {})
+        if x.shape[1] != self.config.in_channels:
+            raise ValueError(
+                f"expected {self.config.in_channels} channels of latents and concat latents together, "
+                f"got {x.shape[1]}; give the concat latents that this model takes, or none."
+            )
         h = rearrange(x, "b c t h w -> (b t) c h w").contiguous(memory_format=torch.channels_last)
 
         skips = []
@@ -173,20 +207,21 @@ class UNet(nn.Module):
             raise ValueError(
                 f"expected conditions for {clips} clips of {frames} frames, as x has, got {shape}."
             )
+        if (cond.fps is None) == self.config.fps:
+            given_fps = "none" if cond.fps is None else f"{cond.fps.tolist()}"
+            raise ValueError(
+                f"expected {'an' if self.config.fps else 'no'} fps for this model, got {given_fps}; "
+                f"{'set' if self.config.fps else 'leave out'} the conditioning's fps."
+            )
         for name, levels in (("level_weights", cond.level_weights), ("reference_frames", given)):
             if unknown := sorted(set(levels) - set(self.config.factors)):
                 raise ValueError(f"{name} must be for levels among {self.config.factors}, got {unknown}.")
         weights = cond.weights if cond.weights.dim() == 3 else cond.weights[:, None]
         text_on, image_on = (weights != 0).flatten(0, 1).any(0).tolist()
-        image = None
-        if image_on:
-            if cond.image is None:
-                raise ValueError(
-                    "expected image tokens for an image weight above 0, got none; give a picture or weight 0."
-                )
-            image = self.image_projection(cond.image)
         channels = self.config.model_channels
         embedding = self.time_embed(timestep_embedding(timesteps, channels).to(x.dtype))
+        if self.fps_embedding is not None:
+            embedding = embedding + self.fps_embedding(timestep_embedding(cond.fps, channels).to(x.dtype))
         places = even_places(frames).expand(clips, -1) if cond.places is None else cond.places
         places = places.to(x.device)
         text = cond.text
@@ -206,17 +241,32 @@ class UNet(nn.Module):
             embedding=embedding,
             places=places,
             text=text if text_on else None,
-            image=image,
+            image=self._image(cond, frames) if image_on else None,
             weights=weights.to(x.device, x.dtype),
             level_weights=cond.level_weights,
             references=references,
         )
 
+    def _image(self, cond: Conditioning, frames: int) -> Tensor:
+        """Image tokens in the text context space, `[b n d]` or `[b t n d]`."""
+        if self.image_projection is None:
+            raise ValueError(
+                "expected an image weight of 0 for a model without an image stream, got another; set it to 0."
+            )
+        if cond.image is None:
+            raise ValueError(
+                "expected image tokens for an image weight above 0, got none; give a picture or weight 0."
+            )
+        image = self.image_projection(cond.image)
+        if image.dim() == 4 and image.shape[1] != frames:  # tokens a frame, for clips of another length
+            image = image.flatten(1, 2)
+        return image
+
     def _run(
         self, block: nn.ModuleList, h: Tensor, context: Context, size: torch.Size | None = None
     ) -> Tensor:
         for layer in block:
-            if isinstance(layer, ResBlock | SpatialTransformer):
+            if isinstance(layer, ResBlock | SpatialTransformer | DoubleTemporalTransformer):
                 call = partial(layer, context=context)
             elif isinstance(layer, Upsample):
                 call = partial(layer, size=size)

@@ -1,0 +1,144 @@
+"""The architectures by name, and how each wants to be sampled."""
+
+import dataclasses
+
+from .config import (
+    GuidanceProfile,
+    ImageStreamConfig,
+    InputProfile,
+    ModelConfig,
+    SamplingProfile,
+    ScheduleConfig,
+    TemporalConfig,
+    TextConfig,
+    UNetConfig,
+    VAEConfig,
+    VisionConfig,
+)
+
+SD21_SCHEDULE = ScheduleConfig(
+    prediction="eps", beta_start=0.00085, beta_end=0.012, num_timesteps=1000, zero_terminal_snr=False,
+    x0_scale=1.0,
+)  # fmt: skip
+
+PAPER = ModelConfig(
+    unet=UNetConfig(
+        in_channels=4,
+        out_channels=4,
+        model_channels=320,
+        channel_mult=(1, 2, 4, 4),
+        num_res_blocks=2,
+        attention_levels=(True, True, True, False),
+        head_channels=64,
+        context_dim=1024,
+        norm_groups=32,
+        fps=False,
+        temporal=TemporalConfig(
+            kind="univid",
+            conv_kernels=(3, 5, 7, 9),
+            segment_frames=(8, 4, 2, 1),
+            attention=True,
+            input_heads=None,
+            position=False,
+        ),
+        image_stream=ImageStreamConfig(width=1280, resampler=None),
+    ),
+    vae=VAEConfig(
+        in_channels=3,
+        latent_channels=4,
+        channels=128,
+        channel_mult=(1, 2, 4, 4),
+        num_res_blocks=2,
+        norm_groups=32,
+        scale=0.18215,
+    ),
+    text=TextConfig(width=1024, heads=16, layers=24, context_length=77, vocab_size=49408, embed_dim=1024),
+    vision=VisionConfig(
+        image_size=224, patch_size=14, width=1280, layers=32, head_width=80, mlp_ratio=4.0, embed_dim=1024
+    ),
+    schedule=SD21_SCHEDULE,
+)
+
+# ModelScope's text-to-video network as ZeroScope v2 has it: the relatives share it (design section 5). Its
+# trunk, VAE and text tower are the paper's.
+FAMILY = dataclasses.replace(
+    PAPER,
+    unet=dataclasses.replace(
+        PAPER.unet,
+        temporal=TemporalConfig(
+            kind="family", conv_kernels=(3, 3, 3, 3), segment_frames=(), attention=True,
+            input_heads=8, position=False,
+        ),
+        image_stream=None,
+    ),
+    vision=None,
+)  # fmt: skip
+
+# The built-in model: the paper's four levels, k_f and r_f at a width that trains on two CPU cores.
+# paper: eps prediction; here: v with zero terminal SNR, because v weighs the noisy timesteps, where a
+# clip's content is decided, and a small network then learns that content in far fewer samples.
+TINY = ModelConfig(
+    unet=UNetConfig(
+        in_channels=4,
+        out_channels=4,
+        model_channels=48,
+        channel_mult=(1, 2, 2, 2),
+        num_res_blocks=1,
+        attention_levels=(True, True, True, False),
+        head_channels=24,
+        context_dim=64,
+        norm_groups=16,
+        fps=False,
+        temporal=TemporalConfig(
+            kind="univid",
+            conv_kernels=(3, 5, 7, 9),
+            segment_frames=(8, 4, 2, 1),
+            attention=True,
+            input_heads=None,
+            position=True,
+        ),
+        image_stream=ImageStreamConfig(width=96, resampler=None),
+    ),
+    vae=VAEConfig(
+        in_channels=3,
+        latent_channels=4,
+        channels=16,
+        channel_mult=(1, 2, 4, 8),
+        num_res_blocks=1,
+        norm_groups=8,
+        scale=0.18215,
+    ),
+    text=TextConfig(width=64, heads=2, layers=3, context_length=77, vocab_size=49408, embed_dim=64),
+    vision=VisionConfig(
+        image_size=64, patch_size=8, width=96, layers=4, head_width=32, mlp_ratio=4.0, embed_dim=64
+    ),
+    schedule=ScheduleConfig(
+        prediction="v",
+        beta_start=0.00085,
+        beta_end=0.012,
+        num_timesteps=1000,
+        zero_terminal_snr=True,
+        x0_scale=1.0,
+    ),  # fmt: skip
+)
+
+PRESETS = {"paper": PAPER, "family": FAMILY, "tiny": TINY}
+
+NO_INPUTS = InputProfile(fps_number=None, fps_unit="fps", null_image="off", concat="none")
+PROFILES = {
+    "paper": SamplingProfile(
+        frames=24, height=320, width=576, fps=8.0, steps=50, sampler="ddim", sigma_schedule="ddim_uniform",
+        eta=0.0, inputs=NO_INPUTS,
+        guidance=GuidanceProfile("joint", scale=7.5, text=7.5, image=2.0, rescale=0.0),
+    ),
+    "family": SamplingProfile(
+        frames=24, height=320, width=576, fps=8.0, steps=50, sampler="ddim", sigma_schedule="ddim_uniform",
+        eta=0.0, inputs=NO_INPUTS,
+        guidance=GuidanceProfile("joint", scale=9.0, text=9.0, image=1.0, rescale=0.0),
+    ),
+    "tiny": SamplingProfile(
+        frames=12, height=64, width=64, fps=8.0, steps=10, sampler="dpmpp_2m", sigma_schedule="sgm_uniform",
+        eta=0.0, inputs=NO_INPUTS,
+        guidance=GuidanceProfile("joint", scale=3.0, text=3.0, image=2.0, rescale=0.0),
+    ),
+}  # fmt: skip
