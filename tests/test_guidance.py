@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from univid.conditioning import Conditioning
-from univid.config import SD21_SCHEDULE
 from univid.diffusion import Denoiser, NoiseSchedule
 from univid.guidance import GUIDERS, Joint, Nested, Separate
+from univid.presets import SD21_SCHEDULE
 
 SCHEDULE = NoiseSchedule(SD21_SCHEDULE)
 FRAMES = 3

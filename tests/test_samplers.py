@@ -1,5 +1,6 @@
 """Samplers against the closed form of a Gaussian and against diffusers at a random network."""
 
+import dataclasses
 import math
 
 import diffusers
@@ -8,13 +9,14 @@ import pytest
 import torch
 
 from univid.conditioning import Conditioning
-from univid.config import SD21_SCHEDULE, TINY
 from univid.diffusion import LAST_ALPHA_BAR, Denoiser, NoiseSchedule
 from univid.noise import ClipNoise
+from univid.presets import SD21_SCHEDULE, TINY
 from univid.samplers import SAMPLERS, SIGMA_SCHEDULES, get_sampler, initial_x, sigma_schedule
 
 ZERO_SNR = NoiseSchedule(TINY.schedule)
 PLAIN = NoiseSchedule(SD21_SCHEDULE)
+SCALED = NoiseSchedule(dataclasses.replace(TINY.schedule, x0_scale=0.3))
 SHAPE = (2, 4, 3, 5, 6)
 COND = Conditioning(torch.randn(2, 1, 8), None, torch.tensor([[1.0, 0.0]]).expand(2, 2))
 STOCHASTIC = ("euler_ancestral", "dpmpp_2m_sde")
@@ -129,6 +131,31 @@ def test_ddim_equals_diffusers(prediction, sigmas, spacing):
     assert not torch.allclose(ours("dpmpp_2m", grid, PLAIN, prediction)[0], x, **CLOSE)
 
 
+@pytest.mark.parametrize("eta", [0.3, 1.0])
+def test_ddim_with_eta_equals_diffusers(eta):
+    scheduler = make("DDIMScheduler", "v", clip_sample=False, timestep_spacing="trailing")
+    scheduler.set_timesteps(10)
+    sigmas, stream = sigma_schedule("simple", PLAIN, 10), ClipNoise([8, 9])
+    draws = [stream(SHAPE) for _ in range(9)]
+
+    def run(eta):
+        denoiser, left = Denoiser(NETWORK, PLAIN, "v"), iter(draws)
+        start = initial_x(ClipNoise([0, 1])(SHAPE), sigmas[0], PLAIN)
+        sample = get_sampler("ddim", PLAIN, eta)
+        return sample(lambda x, sigma: denoiser(x, sigma, COND), start, sigmas, noise=lambda _: next(left))
+
+    # Their last step ends without noise, as ours, where they would still draw some.
+    options = {"eta": [eta] * 9 + [0.0], "variance_noise": [*draws, None]}
+    torch.testing.assert_close(run(eta), theirs(scheduler, ClipNoise([0, 1])(SHAPE), **options), **CLOSE)
+    assert not torch.allclose(run(0.0), run(eta), **CLOSE)
+
+
+def test_eta_out_of_range_is_refused():
+    for eta in (-0.1, 1.1, float("nan")):
+        with pytest.raises(ValueError, match="eta must be from 0 to 1"):
+            get_sampler("ddim", PLAIN, eta)
+
+
 @pytest.mark.parametrize("sampler", ["ddim", "dpmpp_2m"])
 def test_zero_terminal_snr_equals_diffusers(sampler):
     """v, trailing spacing, from pure noise."""
@@ -215,12 +242,13 @@ def test_heun_equals_diffusers(prediction):
 @pytest.mark.parametrize("name", SAMPLERS)
 @pytest.mark.parametrize("sigmas", SIGMA_SCHEDULES)
 @pytest.mark.parametrize("steps", [1, 2, 7])
-def test_zero_snr_never_gives_nan(name, sigmas, steps):
-    grid = sigma_schedule(sigmas, ZERO_SNR, steps)
-    x, _ = ours(name, grid, ZERO_SNR, "v", noise=ClipNoise([2, 3]))
+@pytest.mark.parametrize("schedule", [ZERO_SNR, SCALED], ids=["plain", "scaled"])
+def test_zero_snr_never_gives_nan(name, sigmas, steps, schedule):
+    grid = sigma_schedule(sigmas, schedule, steps)
+    x, _ = ours(name, grid, schedule, "v", noise=ClipNoise([2, 3]))
     assert x.dtype == torch.float32 and x.isfinite().all()
     if name != "heun":  # a trapezoid over the huge first step amplifies, with the host's as well
-        assert x.abs().max() < 10
+        assert x.abs().max() < 10 / schedule.x0_scales[-1]
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
@@ -357,8 +385,8 @@ def test_bad_schedules_are_refused(arguments, message):
 
 
 def test_unknown_sampler_lists_the_known_ones():
-    assert get_sampler("heun") is SAMPLERS["heun"]
+    assert get_sampler("heun", PLAIN) is SAMPLERS["heun"]
     with pytest.raises(
         ValueError, match="euler, euler_ancestral, ddim, heun, dpmpp_2m, dpmpp_2m_sde, got 'eular'"
     ):
-        get_sampler("eular")
+        get_sampler("eular", PLAIN)

@@ -3,6 +3,9 @@
 Two scalings of one noisy video occur. A sampler's state is x = x0 + sigma noise (Karras et al. 2206.00364);
 the network sees the variance-preserving x_t = sqrt(abar) x0 + sqrt(1 - abar) noise = x / sqrt(sigma^2 + 1),
 with sigma^2 = (1 - abar) / abar. Everything here is float32; only the network may run in another dtype.
+
+VideoCrafter and DynamiCrafter mix noise into s x0, with a factor s that falls along the timesteps. For the
+network s x0 is the video, so the above holds with s x, s x0 and s sigma in the place of x, x0 and sigma.
 """
 
 from collections.abc import Callable
@@ -11,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .conditioning import Conditioning
+from .conditioning import Conditioning, with_null_image
 from .config import ScheduleConfig
 
 # (x_t [b c t h w], timesteps [b], cond) -> [b c t h w]
@@ -21,12 +24,14 @@ Network = Callable[[Tensor, Tensor, Conditioning], Tensor]
 LAST_ALPHA_BAR = 4.8973451890853435e-08
 MIN_SNR_GAMMA = 5.0
 WEIGHTINGS = ("uniform", "min_snr")
+X0_SCALE_STEPS = 400  # timesteps along which the factor of x0 falls from 1 to its last value
 
 
 class NoiseSchedule:
     """The discrete noise levels that a network was trained on: betas linear in their square roots (LDM).
 
-    sigmas: `[T]` float32, ascending; sigmas[i] belongs to timestep i.
+    sigmas: `[T]` float32, ascending; sigmas[i] belongs to timestep i, in x = x0 + sigma noise.
+    x0_scales: `[T]` float32, the factor s of x0 (VideoCrafter, DynamiCrafter); else 1.
     """
 
     def __init__(self, config: ScheduleConfig):
@@ -36,7 +41,10 @@ class NoiseSchedule:
         alpha_bars = (1 - betas).cumprod(0)
         if config.zero_terminal_snr:
             alpha_bars = _zero_terminal_snr(alpha_bars)
-        sigmas = ((1 - alpha_bars) / alpha_bars).sqrt()
+        fall = torch.linspace(1, config.x0_scale, X0_SCALE_STEPS, dtype=torch.float64)
+        x0_scales = fall[torch.arange(config.num_timesteps).clamp(max=X0_SCALE_STEPS - 1)]
+        sigmas = ((1 - alpha_bars) / alpha_bars).sqrt() / x0_scales
+        self.x0_scales = x0_scales.float()
         self.sigmas = sigmas.float()
         self.log_sigmas = sigmas.log().float()
 
@@ -60,23 +68,35 @@ class NoiseSchedule:
         distances = (sigma.float().log()[..., None] - self.log_sigmas.to(sigma.device)).abs()
         return distances.argmin(-1)
 
+    def x0_scale(self, sigma: Tensor) -> Tensor:
+        """The factor s of x0 at `sigma`, of the same shape; linear in log sigma between timesteps."""
+        log_sigmas, scales = self.log_sigmas.to(sigma.device), self.x0_scales.to(sigma.device)
+        log_sigma = sigma.float().log()
+        high = torch.searchsorted(log_sigmas, log_sigma.contiguous()).clamp(1, len(scales) - 1)
+        fraction = (log_sigma - log_sigmas[high - 1]) / (log_sigmas[high] - log_sigmas[high - 1])
+        return torch.lerp(scales[high - 1], scales[high], fraction.clamp(0, 1))
+
     def add_noise(self, x0: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """The forward process, variance preserving: x_t `[b c t h w]` at timesteps `[b]`."""
-        alpha, beta = self._alpha_beta(timesteps, x0)
-        return alpha * x0 + beta * noise
+        scale, alpha, beta = self._coefficients(timesteps, x0)
+        return alpha * scale * x0 + beta * noise
 
     def target(self, x0: Tensor, noise: Tensor, timesteps: Tensor, prediction: str) -> Tensor:
-        """What a perfect network of this prediction answers to `add_noise` of the same arguments."""
-        if prediction == "v":
-            alpha, beta = self._alpha_beta(timesteps, x0)
-            return alpha * noise - beta * x0
-        return {"eps": noise, "x0": x0}[prediction]
+        """What a perfect network of this prediction answers to `add_noise` of the same arguments.
 
-    def _alpha_beta(self, timesteps: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
-        """sqrt(abar) and sqrt(1 - abar), broadcastable to `like`."""
-        sigma = _broadcast(self.sigmas.to(like.device)[timesteps], like)
+        The video of which it speaks is s x0.
+        """
+        scale, alpha, beta = self._coefficients(timesteps, x0)
+        if prediction == "v":
+            return alpha * noise - beta * scale * x0
+        return {"eps": noise, "x0": scale * x0}[prediction]
+
+    def _coefficients(self, timesteps: Tensor, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """s, sqrt(abar) and sqrt(1 - abar), broadcastable to `like`."""
+        scale = self.x0_scales.to(like.device)[timesteps]
+        sigma = _broadcast(self.sigmas.to(like.device)[timesteps] * scale, like)
         alpha = (sigma.square() + 1).rsqrt()
-        return alpha, sigma * alpha
+        return _broadcast(scale, like), alpha, sigma * alpha
 
 
 def _zero_terminal_snr(alpha_bars: Tensor) -> Tensor:
@@ -134,19 +154,26 @@ class Denoiser:
     network: `(x_t [b c t h w], timesteps [b], cond) -> [b c t h w]`.
     prediction: "eps", "v" or "x0".
     dtype: of the network's input, conditions and output.
+    null_image: tokens `[1 m d]` that a clip without image weight is shown; None = it sees no image tokens.
     """
 
     network: Network
     schedule: NoiseSchedule
     prediction: str
     dtype: torch.dtype = torch.float32
+    null_image: Tensor | None = None
 
     def __call__(self, x: Tensor, sigma: Tensor, cond: Conditioning) -> Tensor:
         """x `[b c t h w]` float32, sigma a scalar or `[b]` -> x0 `[b c t h w]` float32."""
         sigma = sigma.to(x.device, torch.float32).expand(x.shape[0])
+        timesteps, scale = self.schedule.timestep(sigma), self.schedule.x0_scale(sigma)
+        s, sigma = _broadcast(scale, x), sigma * scale
+        x = x * s
         x_t = x * _broadcast((sigma.square() + 1).rsqrt(), x)
-        output = self.network(x_t.to(self.dtype), self.schedule.timestep(sigma), cond.to(dtype=self.dtype))
-        return TO_X0[self.prediction](output.float(), x, sigma)
+        if self.null_image is not None:
+            cond = with_null_image(cond, self.null_image)
+        output = self.network(x_t.to(self.dtype), timesteps, cond.to(dtype=self.dtype))
+        return TO_X0[self.prediction](output.float(), x, sigma) / s
 
 
 def training_loss(
@@ -175,7 +202,7 @@ def training_loss(
     loss = error.square().flatten(1).mean(1)  # [b]
     if weighting == "uniform":
         return loss
-    snr = schedule.sigmas.to(loss.device)[timesteps] ** -2
+    snr = (schedule.sigmas * schedule.x0_scales).to(loss.device)[timesteps] ** -2
     # Squared errors relate as: error(x0) = error(eps) / SNR = error(v) / (SNR + 1).
     to_x0_error = {"eps": 1 / snr, "v": 1 / (snr + 1), "x0": 1.0}[prediction]
     return loss * to_x0_error * snr.clamp(max=MIN_SNR_GAMMA)

@@ -54,17 +54,21 @@ class _Guider(ABC):
         x: Tensor,
         sigma: Tensor,
         has_text: Tensor,
+        x0_scale: Tensor,
     ) -> Tensor:
         """The guided x0 `[b c t h w]` of the planned branches' answers.
 
         x, sigma: what they answer to. has_text: clips with a text weight, `[b]` bool.
+        x0_scale: the schedule's factor of x0 at sigma, of its shape.
         """
         if len(coefficients) == 1:  # coefficients sum to 1, so this one has 1
             return next(iter(answers.values()))
         guided = sum(value * answers[name] for name, value in coefficients.items())
         if not self.rescale:
             return guided
-        return _rescale(guided, _most_conditioned(answers, has_text), x, sigma, self.rescale)
+        s = x0_scale.to(x).reshape(-1, 1, 1, 1, 1)
+        reference = _most_conditioned(answers, has_text)
+        return _rescale(guided * s, reference * s, x * s, sigma * x0_scale, self.rescale) / s
 
     def __call__(
         self, denoiser: Denoiser, x: Tensor, sigma: Tensor, cond: Conditioning, uncond: Conditioning
@@ -84,7 +88,7 @@ class _Guider(ABC):
             cat([branches[name] for name in coefficients]),
         ).chunk(len(coefficients))
         named = dict(zip(coefficients, answers, strict=True))
-        return self.combine(named, coefficients, x, sigma, has[:, 0])
+        return self.combine(named, coefficients, x, sigma, has[:, 0], denoiser.schedule.x0_scale(sigma))
 
 
 @dataclass(frozen=True)

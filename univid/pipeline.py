@@ -1,16 +1,19 @@
 """From words and pictures to a video: the whole flow in `generate`."""
 
+import dataclasses
 from collections.abc import Callable
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from . import samplers
-from .conditioning import Conditioning, check_weights
+from .conditioning import Conditioning, check_weights, concat_frames
 from .config import SamplingProfile
 from .guidance import Joint, Nested, Separate
 from .model import UniVid
 from .noise import ClipNoise
+from .video import fit
 
 Guider = Joint | Separate | Nested
 Progress = Callable[[str, int, int], None]  # (stage, steps done, steps in all); raising cancels
@@ -35,6 +38,9 @@ def generate(
     seed: int = 0,
     video: Tensor | None = None,
     denoise: float = 1.0,
+    last_image: Tensor | None = None,
+    fps_number: float | None = None,
+    eta: float | None = None,
     callback: Progress | None = None,
 ) -> Tensor:
     """Make clips `[b 3 t h w]` in -1..1, float32 on the CPU, from text, a picture, or both.
@@ -50,6 +56,11 @@ def generate(
         seed: of the first clip; clip i uses seed + i.
         video: clip `[1 3 t h w]` to start from (video to video); it sets frames, height and width.
         denoise: above 0, at most 1: how much of `video` is made anew.
+        last_image: picture of the last frame, as `image`, for a model that goes from one picture to another;
+            without it such a model returns to `image`.
+        fps_number: what a model with an fps embedding is told, in the profile's unit. It changes how much
+            moves from frame to frame, not how fast the result is played.
+        eta: of the sampler "ddim", 0 to 1: how much of a step's noise is fresh.
         callback: called as (stage, done, total) for the stages "encode", "sample", "decode"; raising cancels.
 
     Raises:
@@ -59,10 +70,13 @@ def generate(
     profile, prompts = model.profile, [prompt] if isinstance(prompt, str) else list(prompt)
     check_weights(text_weight, image_weight)
     _check_inputs(model, prompts, image, video, denoise, seed)
+    _check_relatives(model, image, last_image, fps_number)
     t, h, w = _size(model, video, frames, height, width)
     guider = guidance or profile_guider(profile)
-    sample = samplers.get_sampler(sampler or profile.sampler)
     denoiser = model.denoiser(model.unet.dtype)
+    sample = samplers.get_sampler(
+        sampler or profile.sampler, denoiser.schedule, profile.eta if eta is None else eta
+    )
     sigmas = samplers.sigma_schedule(
         sigma_schedule or profile.sigma_schedule,
         denoiser.schedule,
@@ -73,10 +87,20 @@ def generate(
     device = next(model.unet.parameters()).device
 
     cond, uncond = encode_conditions(model, prompts, image, negative, text_weight, image_weight)
+    # No branch of guidance is without these two, as in the sources.
+    extras = {
+        "concat": concat_latents(model, image, last_image, len(prompts), (t, h, w)),
+        "fps": _fps(model, fps_number, len(prompts), device),
+    }
+    cond, uncond = (dataclasses.replace(c, **extras) for c in (cond, uncond))
+    if profile.inputs.null_image == "grey":
+        denoiser = dataclasses.replace(denoiser, null_image=grey_tokens(model))
     latents = None if video is None else model.vae.encode(video.to(device)).float()
     for name, tokens in (
         ("text encoder", cond.text),
         ("image encoder", cond.image),
+        ("image encoder", denoiser.null_image),
+        ("VAE encoder", cond.concat),
         ("VAE encoder", latents),
     ):
         _check_finite(tokens, f"the {name}", model)
@@ -112,13 +136,14 @@ def profile_guider(profile: SamplingProfile) -> Guider:
     Raises:
         ValueError: an unknown kind, or a scale that is negative or not finite.
     """
-    if profile.guidance == "joint":
-        return Joint(profile.guidance_scale, profile.guidance_rescale)
-    if profile.guidance == "separate":
-        return Separate(profile.text_guidance, profile.image_guidance, profile.guidance_rescale)
-    if profile.guidance == "nested":
-        return Nested(profile.text_guidance, profile.image_guidance, profile.guidance_rescale)
-    raise ValueError(f"guidance must be 'joint', 'separate' or 'nested', got {profile.guidance!r}.")
+    given = profile.guidance
+    if given.kind == "joint":
+        return Joint(given.scale, given.rescale)
+    if given.kind == "separate":
+        return Separate(given.text, given.image, given.rescale)
+    if given.kind == "nested":
+        return Nested(given.text, given.image, given.rescale)
+    raise ValueError(f"guidance must be 'joint', 'separate' or 'nested', got {given.kind!r}.")
 
 
 def encode_conditions(
@@ -132,12 +157,73 @@ def encode_conditions(
     """What guidance needs for `b` prompts: all conditions, and none (the negative text, weights (1, 0))."""
     clips = len(prompts)
     text, none = model.text_encoder(prompts), model.text_encoder([negative]).expand(clips, -1, -1)
-    tokens = None if image is None else model.image_encoder(image).expand(clips, -1, -1)
-    pair = [text_weight, 0.0 if image is None else image_weight]
+    seen = image is not None and model.config.unet.image_stream is not None
+    tokens = model.image_encoder(image).expand(clips, -1, -1) if seen else None
+    pair = [text_weight, image_weight if seen else 0.0]
     weights = torch.tensor([pair], device=text.device).expand(clips, -1)
     cond = Conditioning(text=text, image=tokens, weights=weights)
     uncond = Conditioning(text=none, image=None, weights=weights.new_tensor([[1.0, 0.0]]).expand(clips, -1))
     return cond, uncond
+
+
+def concat_latents(
+    model: UniVid, image: Tensor | None, last_image: Tensor | None, clips: int, size: tuple[int, int, int]
+) -> Tensor | None:
+    """The latents that the profile joins to the input, `[b c t h w]`; None where it says "none".
+
+    image, last_image: `[1|b 3 h w]`, cropped at the centre to the video's proportions. size: (t, h, w).
+    """
+    frames, *pixels = size
+    if model.profile.inputs.concat == "none":
+        return None
+    device = next(model.vae.parameters()).device
+
+    def latents(pictures: Tensor) -> Tensor:  # [b c 1 h w]
+        clip = fit(rearrange(pictures, "b c h w -> 1 c b h w"), *pixels).to(device)
+        return rearrange(model.vae.encode(clip).float(), "1 c b h w -> b c 1 h w").expand(
+            clips, -1, -1, -1, -1
+        )
+
+    last = None if last_image is None else latents(last_image)
+    return concat_frames(model.profile.inputs.concat, latents(image), last, frames)
+
+
+def grey_tokens(model: UniVid) -> Tensor:
+    """Image tokens `[1 m d]` of a grey picture."""
+    side = model.config.vision.image_size
+    return model.image_encoder(torch.zeros(1, 3, side, side))
+
+
+def _fps(model: UniVid, fps_number: float | None, clips: int, device: torch.device) -> Tensor | None:
+    number = model.profile.inputs.fps_number if fps_number is None else fps_number
+    return None if number is None else torch.full((clips,), float(number), device=device)
+
+
+def _check_relatives(
+    model: UniVid, image: Tensor | None, last_image: Tensor | None, fps_number: float | None
+) -> None:
+    """What some models take and others do not."""
+    profile, unet = model.profile, model.config.unet
+    if image is None and profile.inputs.concat != "none":
+        raise ValueError("this model animates a picture, got none; give an image.")
+    if image is not None and unet.image_stream is None and profile.inputs.concat == "none":
+        raise ValueError("this model makes videos from text alone, got a picture too; leave the image out.")
+    if last_image is not None:
+        if profile.inputs.concat != "ends":
+            raise ValueError(
+                "this model does not go from one picture to another, got a last image; leave it out."
+            )
+        if last_image.dim() != 4 or last_image.shape[0] not in (1, image.shape[0]):
+            raise ValueError(
+                f"last_image must be [1 3 h w], or one for each image, got {list(last_image.shape)}."
+            )
+    if fps_number is not None:
+        if not unet.fps:
+            raise ValueError(f"this model was trained without fps_number, got {fps_number:g}; leave it out.")
+        if not 0 < fps_number <= 1000:
+            raise ValueError(f"fps_number must be above 0 and at most 1000, got {fps_number}.")
+    elif unet.fps and profile.inputs.fps_number is None:
+        raise ValueError("this model needs fps_number, got none; give what it was trained with.")
 
 
 def _check_inputs(
@@ -146,8 +232,11 @@ def _check_inputs(
     if not prompts or (image is None and not all(prompt.strip() for prompt in prompts)):
         raise ValueError("expected a prompt, an image or both, got neither; say what the video shall show.")
     needed = {"unet": "U-Net", "vae": "VAE", "text_encoder": "text encoder"}
-    if image is not None:
+    if model.config.unet.image_stream is not None and (
+        image is not None or model.profile.inputs.null_image == "grey"
+    ):
         needed["image_encoder"] = "image encoder"
+    if image is not None:
         if image.dim() != 4 or image.shape[0] not in (1, len(prompts)) or image.shape[1] != 3:
             raise ValueError(f"image must be [1 3 h w], or one for each prompt, got {list(image.shape)}.")
     for part, words in needed.items():

@@ -7,6 +7,7 @@ also at the huge first sigma of a zero-terminal-SNR schedule.
 
 import math
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -24,10 +25,11 @@ def initial_x(noise: Tensor, sigma: Tensor, schedule: NoiseSchedule, latents: Te
 
     noise: `[b c t h w]`, standard normal; latents: of the video to start from, or None.
     At the schedule's largest sigma the network knows inputs of variance 1 only, so noise there has
-    sqrt(1 + sigma^2), as in the host; below it, sigma.
+    sqrt(1 + sigma^2), as in the host; below it, sigma. Under a factor s of x0: sqrt(1 / s^2 + sigma^2).
     """
     full = sigma >= schedule.sigma_max * (1 - 1e-5)
-    x = noise * ((1 + sigma**2).sqrt() if full else sigma).to(noise.device)
+    largest = (schedule.x0_scales[-1].to(sigma) ** -2 + sigma**2).sqrt()
+    x = noise * (largest if full else sigma).to(noise.device)
     return x if latents is None else x + latents
 
 
@@ -38,7 +40,7 @@ def initial_x(noise: Tensor, sigma: Tensor, schedule: NoiseSchedule, latents: Te
 def sample_euler(
     denoise: Denoise, x: Tensor, sigmas: Tensor, *, noise: Noise | None = None, callback: Callback = None
 ) -> Tensor:
-    """Euler steps. DDIM with eta 0 (2010.02502) is the same recurrence, written in x_t."""
+    """Euler steps."""
     for step, sigma, sigma_next in _steps(sigmas):
         denoised = _denoise(denoise, x, sigma, step, sigmas, callback)
         x = _decay(x, denoised, sigma_next / sigma)
@@ -52,6 +54,35 @@ def sample_euler_ancestral(
     for step, sigma, sigma_next in _steps(sigmas):
         denoised = _denoise(denoise, x, sigma, step, sigmas, callback)
         x = _decay_with_noise(x, denoised, sigma, sigma_next, noise)
+    return x
+
+
+def sample_ddim(
+    denoise: Denoise,
+    x: Tensor,
+    sigmas: Tensor,
+    *,
+    noise: Noise | None = None,
+    callback: Callback = None,
+    eta: float = 0.0,
+    x0_scale: Callable[[Tensor], Tensor] = torch.ones_like,
+) -> Tensor:
+    """DDIM (2010.02502): Euler steps at eta 0, ancestral ones at eta 1.
+
+    x0_scale: the schedule's. Where s changes, DDIM at eta > 0 is no longer ancestral sampling: it takes the
+    fresh noise from abar, which does not know of s, as VideoCrafter and DynamiCrafter do.
+    """
+    for step, sigma, sigma_next in _steps(sigmas):
+        denoised = _denoise(denoise, x, sigma, step, sigmas, callback)
+        kept = sigma_next / sigma
+        if eta and sigma_next > 0:
+            left = (kept * x0_scale(sigma_next) / x0_scale(sigma)) ** 2
+            # 1 - fresh^2 written so that a `left` below float32's resolution at 1 counts.
+            x = _decay(x, denoised, kept * (1 - eta**2 + eta**2 * left).sqrt())
+            fresh = eta * (1 - left).sqrt()  # in units of sigma_next
+            x = x + noise(x.shape).to(x) * (sigma_next * fresh)
+        else:
+            x = _decay(x, denoised, kept)
     return x
 
 
@@ -97,16 +128,25 @@ def sample_dpmpp_2m_sde(
 SAMPLERS = {
     "euler": sample_euler,
     "euler_ancestral": sample_euler_ancestral,
-    "ddim": sample_euler,
+    "ddim": sample_ddim,
     "heun": sample_heun,
     "dpmpp_2m": sample_dpmpp_2m,
     "dpmpp_2m_sde": sample_dpmpp_2m_sde,
 }
 
 
-def get_sampler(name: str) -> Callable[..., Tensor]:
-    """The sampler of a name; ValueError for an unknown one."""
-    return _known(SAMPLERS, name, "sampler")
+def get_sampler(name: str, schedule: NoiseSchedule, eta: float = 0.0) -> Callable[..., Tensor]:
+    """The sampler of a name, for a model's noise schedule.
+
+    eta: of "ddim", 0 to 1: how much of the noise of a step is fresh. The others have no such number.
+
+    Raises:
+        ValueError: an unknown name, or eta out of range.
+    """
+    function = _known(SAMPLERS, name, "sampler")
+    if not 0 <= eta <= 1:
+        raise ValueError(f"eta must be from 0 to 1, got {eta}.")
+    return partial(function, eta=eta, x0_scale=schedule.x0_scale) if name == "ddim" else function
 
 
 def _steps(sigmas: Tensor) -> Iterator[tuple[int, Tensor, Tensor]]:
