@@ -15,8 +15,8 @@ from univid.checkpoints import describe, load, save, stream
 from univid.checkpoints.inspect import count_parameters
 from univid.checkpoints.native import PARTS, meta_modules
 from univid.conditioning import Conditioning
-from univid.config import PAPER, PROFILES, TINY
 from univid.model import UniVid
+from univid.presets import PAPER, PROFILES, TINY
 
 SMALL = dataclasses.replace(
     TINY,
@@ -224,7 +224,7 @@ def test_other_models_are_recognised(tmp_path):
     for key, words in [
         ("cond_stage_model.transformer.text_model.final_layer_norm.bias", ("Stable Diffusion 1.x",)),
         ("conditioner.embedders.0.transformer.a", ("Stable Diffusion XL",)),
-        ("cond_stage_model.model.ln_final.bias", ("Stable Diffusion 2.x", "univid inflate")),
+        ("cond_stage_model.model.ln_final.bias", ("Stable Diffusion 2.x", "univid import")),
         ("something.else", ("not a UniVid checkpoint",)),
     ]:
         safetensors.torch.save_file({key: torch.zeros(1), UNET + "out.2.bias": torch.zeros(4)}, path)
@@ -241,7 +241,7 @@ def test_headers_of_another_version_or_config(rewrite):
         return change_metadata
 
     for change, words in [
-        (lambda m: m.update(format_version="2"), ("version 2",)),
+        (lambda m: m.update(format_version="3"), ("version 3",)),
         (lambda m: m.update(format="other"), ("lost its header",)),
         (lambda m: m.pop("config"), ("JSON",)),
         (lambda m: m.update(config="[" * 100_000), ("JSON",)),

@@ -14,9 +14,9 @@ import transformers
 from diffusers.loaders import single_file_utils
 from safetensors import safe_open
 
-from univid.checkpoints import describe, inflate, load, stream
+from univid.checkpoints import describe, import_file, load, stream
+from univid.checkpoints.extension import NEW_TENSORS, rule_of
 from univid.checkpoints.foreign import ModelCheckpoint
-from univid.checkpoints.inflate import NEW_TENSORS, _new
 from univid.conditioning import Conditioning
 
 UNET, VAE, TEXT = "model.diffusion_model.", "first_stage_model.", "cond_stage_model.model."
@@ -107,7 +107,7 @@ def vision_file(parts, tmp_path_factory):
 @pytest.fixture(scope="module")
 def inflated(folder, vision_file, tmp_path_factory):
     path = tmp_path_factory.mktemp("inflated") / "univid.safetensors"
-    inflate(folder, path, vision=vision_file)
+    import_file(folder, path, vision=vision_file)
     return path
 
 
@@ -117,7 +117,7 @@ def single(inflated, tmp_path_factory):
     tensors = {
         key: tensor
         for key, tensor in safetensors.torch.load_file(inflated).items()
-        if key.startswith((VAE, TEXT)) or (key.startswith(UNET) and _new(key.removeprefix(UNET)) is None)
+        if key.startswith((VAE, TEXT)) or (key.startswith(UNET) and rule_of(key.removeprefix(UNET)) is None)
     }
     tensors |= {
         "betas": torch.zeros(3),
@@ -187,8 +187,8 @@ def test_vae_and_tokens_are_the_source_s(parts, inflated):
 def test_the_start_of_the_new_parts(inflated):
     model = load(inflated)
     weights = model.unet.state_dict()
-    new = [key for key in weights if _new(key)]
-    assert {_new(key) for key in new} == set(NEW_TENSORS)
+    new = [key for key in weights if rule_of(key)]
+    assert {rule_of(key) for key in new} == set(NEW_TENSORS)
     for key in new:
         if ".temporal.proj_out." in key or "_temporal." in key or "pst_attn.to_out" in key:
             assert not weights[key].any(), key
@@ -226,7 +226,7 @@ def test_a_single_file_gives_the_same_tensors(inflated, single, vision_file, tmp
             patch.setitem(sys.modules, name, lightning)
         torch.save(state, pickled)
     for source in (single, pickled):
-        inflate(source, tmp_path / "out.safetensors", vision=vision_file, prediction="v")
+        import_file(source, tmp_path / "out.safetensors", vision=vision_file, prediction="v")
         result = safetensors.torch.load_file(tmp_path / "out.safetensors")
         assert result.keys() == expected.keys()
         assert all(torch.equal(result[key], expected[key]) for key in expected)
@@ -237,17 +237,17 @@ def test_a_single_file_gives_the_same_tensors(inflated, single, vision_file, tmp
 def test_dtype_is_the_source_s_and_a_drawn_start_follows_the_seed(single, tmp_path):
     tensors = {key: tensor.half() for key, tensor in safetensors.torch.load_file(single).items()}
     safetensors.torch.save_file(tensors, tmp_path / "half.safetensors")
-    inflate(tmp_path / "half.safetensors", tmp_path / "out.safetensors", prediction="eps", seed=5)
+    import_file(tmp_path / "half.safetensors", tmp_path / "out.safetensors", prediction="eps", seed=5)
     reader = stream.Reader(tmp_path / "out.safetensors")
     assert {entry.dtype for entry in reader.entries.values()} == {torch.float16}
     assert "drawn from seed 5" in reader.metadata["image_projection"]
     assert load(tmp_path / "out.safetensors").image_encoder is None
     assert "drawn from seed 5" in describe(tmp_path / "out.safetensors")
-    inflate(tmp_path / "half.safetensors", tmp_path / "other.safetensors", prediction="eps", seed=6)
+    import_file(tmp_path / "half.safetensors", tmp_path / "other.safetensors", prediction="eps", seed=6)
     other = stream.Reader(tmp_path / "other.safetensors")
     changed = {key for key in other.entries if not torch.equal(other.read(key), reader.read(key))}
     assert changed == {
-        key for key in other.entries if NEW_TENSORS.get(_new(key.removeprefix(UNET))) == "drawn"
+        key for key in other.entries if NEW_TENSORS.get(rule_of(key.removeprefix(UNET))) == "drawn"
     }
 
 
@@ -267,7 +267,7 @@ def test_older_names_and_bin_files(parts, folder, inflated, vision_file, tmp_pat
             for key, value in vae.items()
         }
     safetensors.torch.save_file(vae, old / "vae" / "diffusion_pytorch_model.safetensors")
-    inflate(old, tmp_path / "out.safetensors", vision=vision_file)
+    import_file(old, tmp_path / "out.safetensors", vision=vision_file)
     result, expected = (safetensors.torch.load_file(p) for p in (tmp_path / "out.safetensors", inflated))
     assert result.keys() == expected.keys() and all(
         torch.equal(result[key], expected[key]) for key in expected
@@ -286,7 +286,7 @@ def test_vision_with_open_clip_names(folder, inflated, tmp_path):
         "ln_final.bias": torch.zeros(3),
     }
     torch.save(clip, tmp_path / "open_clip_pytorch_model.bin")
-    inflate(folder, tmp_path / "out.safetensors", vision=tmp_path / "open_clip_pytorch_model.bin")
+    import_file(folder, tmp_path / "out.safetensors", vision=tmp_path / "open_clip_pytorch_model.bin")
     result = safetensors.torch.load_file(tmp_path / "out.safetensors")
     assert result.keys() == expected.keys() and all(
         torch.equal(result[key], expected[key]) for key in expected
@@ -298,7 +298,7 @@ def test_sources_that_do_not_fit(folder, single, inflated, vision_file, tmp_path
 
     def refused(source, *words, **options):
         with pytest.raises(ValueError) as caught:
-            inflate(source, out, **options)
+            import_file(source, out, **options)
         message = str(caught.value)
         assert "\n" not in message and message.endswith("."), message
         for word in words:
@@ -313,7 +313,7 @@ def test_sources_that_do_not_fit(folder, single, inflated, vision_file, tmp_path
 
     refused(single, "prediction 'v'", "eps")
     refused(single, "'noise'", prediction="noise")
-    refused(inflated, "not known", prediction="v")
+    refused(inflated, "already", prediction="v")
     nan = {UNET + "out.0.bias": torch.full((64,), float("nan"))}
     refused(changed(lambda t: t.update(nan)), "out.0.bias", "nan", prediction="v")
     refused(tmp_path / "absent.ckpt", "cannot be read")
@@ -324,7 +324,9 @@ def test_sources_that_do_not_fit(folder, single, inflated, vision_file, tmp_path
     refused(changed(lambda t: t.update({UNET + "what": torch.zeros(1)})), UNET + "what", prediction="v")
     refused(changed(lambda t: t.pop(UNET + "out.0.bias")), "lacks", "out.0.bias", prediction="v")
     refused(
-        changed(lambda t: t.pop(UNET + "input_blocks.0.0.weight")), "not Stable Diffusion 2.x", prediction="v"
+        changed(lambda t: t.pop(UNET + "input_blocks.0.0.weight")),
+        "lacks 'input_blocks.0.0.weight'",
+        prediction="v",
     )
     refused(changed(lambda t: t.update({UNET + "out.0.bias": torch.zeros(3)})), "shape (3,)", prediction="v")
     inpainting = {UNET + "input_blocks.0.0.weight": torch.zeros(64, 9, 3, 3)}
@@ -352,10 +354,10 @@ def test_sources_that_do_not_fit(folder, single, inflated, vision_file, tmp_path
 MEASURE = """
 import dataclasses, math, resource, sys
 import torch
-from univid.checkpoints import inflate, stream
+from univid.checkpoints import import_file, stream
 from univid.checkpoints.native import PARTS, meta_modules
-from univid.checkpoints.inflate import _new
-from univid.config import PAPER
+from univid.checkpoints.extension import rule_of
+from univid.presets import PAPER
 
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
@@ -368,11 +370,11 @@ entries = {
     PARTS[part].prefix + key: stream.Entry(torch.float32, tuple(tensor.shape))
     for part, module in meta_modules(config).items()
     for key, tensor in module.state_dict().items()
-    if part != "unet" or _new(key) is None
+    if part != "unet" or rule_of(key) is None
 }
 stream.write(sys.argv[1], entries, lambda key: torch.zeros(entries[key].shape, dtype=torch.float32), {})
 before = peak()
-inflate(sys.argv[1], sys.argv[2], prediction="v")
+import_file(sys.argv[1], sys.argv[2], prediction="v")
 print(sum(entry.num_bytes for entry in entries.values()), peak() - before)
 """
 

@@ -50,7 +50,7 @@ def generate(args: argparse.Namespace) -> None:
     check_output(args.out, args.fps)
     if args.sheet:
         _check_png(args.sheet)
-    image = None if args.image is None else read_image(args.image)
+    image, last_image = (None if path is None else read_image(path) for path in (args.image, args.last_image))
     model = _load(args)
     clip, clip_fps = (None, None) if args.video is None else _read_source(args, model.profile)
     fps = next(rate for rate in (args.fps, clip_fps, model.profile.fps) if rate is not None)
@@ -66,6 +66,7 @@ def generate(args: argparse.Namespace) -> None:
             image_weight=1.0 if args.image_weight is None else args.image_weight,
             video=clip,
             denoise=1.0 if clip is None else DEFAULT_DENOISE if args.denoise is None else args.denoise,
+            last_image=last_image,
             callback=progress,
             **_common(args, model.profile),
             **size,
@@ -149,15 +150,48 @@ def inspect(args: argparse.Namespace) -> None:
     print(describe(args.checkpoint))
 
 
-def inflate(args: argparse.Namespace) -> None:
-    """Make a UniVid checkpoint out of Stable Diffusion 2.x."""
-    from .checkpoints import inflate as run
+def import_source(args: argparse.Namespace) -> None:
+    """Make a UniVid checkpoint out of a foreign one, and say what became of its tensors."""
+    from .checkpoints.imports import COUNTED, plan, write
 
-    run(args.source, args.out, vision=args.vision, prediction=args.prediction, seed=args.seed)
-    print(f"{args.out}: inflated from {args.source}; see `python -m univid inspect {args.out}`")
+    planned = plan(
+        args.source,
+        name=args.name,
+        prediction=args.prediction,
+        extend=args.extend,
+        vision=args.vision,
+        dtype=None if args.dtype == "auto" else _dtype(args.dtype),
+        seed=args.seed,
+    )
+    report = planned.report
+    print(f"{args.source}: {report.title}" + (f" ({report.note})" if report.note else ""))
+    for word in COUNTED:
+        tensors, parameters = report.counts[word]
+        print(f"  {word:8}{tensors:>7,} tensors {parameters:>15,} parameters")
+    if report.absent:
+        print(f"  absent: {', '.join(part.replace('_', ' ') for part in report.absent)}")
+    print(f"  licence of the source: {report.licence}")
+    write(planned, args.source, args.out)
+    print(f"{args.out}: written; see `python -m univid inspect {args.out}`")
 
 
-COMMANDS = {"generate": generate, "sweep": sweep, "demo": demo, "inspect": inspect, "inflate": inflate}
+def export(args: argparse.Namespace) -> None:
+    """Write a relative's U-Net as a diffusers folder."""
+    from .checkpoints import export as run
+
+    run(args.checkpoint, args.out)
+    print(f"{args.out}: unet/ for diffusers' UNet3DConditionModel")
+
+
+COMMANDS = {
+    "generate": generate,
+    "sweep": sweep,
+    "demo": demo,
+    "inspect": inspect,
+    "import": import_source,
+    "inflate": import_source,  # what `import` was called while Stable Diffusion was all it read
+    "export": export,
+}
 
 
 class ProgressBars:
@@ -202,9 +236,15 @@ def _load(args: argparse.Namespace):
         raise ValueError(f"device must be 'auto', 'cpu' or '{best}', got {args.device!r}.") from error
     if device.type not in ("cpu", best.type):
         raise ValueError(f"this machine has no device {args.device!r}; give 'auto' or '{best}'.")
-    names = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-    dtype = names.get(args.dtype, torch.float32 if device.type == "cpu" else torch.bfloat16)
+    best_dtype = "fp32" if device.type == "cpu" else "bf16"
+    dtype = _dtype(best_dtype if args.dtype == "auto" else args.dtype)
     return load(args.checkpoint, device=device, dtype=dtype)
+
+
+def _dtype(name: str):
+    import torch
+
+    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[name]
 
 
 def _common(args: argparse.Namespace, profile) -> dict:
@@ -212,25 +252,29 @@ def _common(args: argparse.Namespace, profile) -> dict:
     from .pipeline import profile_guider
 
     asked = {
-        "guidance": args.guidance,
-        "guidance_scale": args.guidance_scale,
-        "text_guidance": args.text_guidance,
-        "image_guidance": args.image_guidance,
-        "guidance_rescale": args.guidance_rescale,
+        "kind": ("--guidance", args.guidance),
+        "scale": ("--guidance-scale", args.guidance_scale),
+        "text": ("--text-guidance", args.text_guidance),
+        "image": ("--image-guidance", args.image_guidance),
+        "rescale": ("--guidance-rescale", args.guidance_rescale),
     }
-    profile = dataclasses.replace(
-        profile, **{name: value for name, value in asked.items() if value is not None}
-    )
-    kind, idle = profile.guidance, ("text_guidance", "image_guidance")
-    for name in idle if kind == "joint" else ("guidance_scale",):
-        if asked[name] is not None:
-            raise ValueError(f"--{name.replace('_', '-')} does nothing with {kind} guidance; see --guidance.")
+    given = {name: value for name, (_, value) in asked.items() if value is not None}
+    guidance = dataclasses.replace(profile.guidance, **given)
+    for name in ("text", "image") if guidance.kind == "joint" else ("scale",):
+        if name in given:
+            raise ValueError(f"{asked[name][0]} does nothing with {guidance.kind} guidance; see --guidance.")
+    if args.eta is not None and (args.sampler or profile.sampler) != "ddim":
+        raise ValueError(
+            f"--eta does nothing with {args.sampler or profile.sampler}; give --sampler ddim too."
+        )
     return {
         "negative": args.negative,
-        "guidance": profile_guider(profile),
+        "guidance": profile_guider(dataclasses.replace(profile, guidance=guidance)),
         "steps": args.steps,
         "sampler": args.sampler,
         "sigma_schedule": args.schedule,
+        "eta": args.eta,
+        "fps_number": args.fps_number,
         "seed": args.seed,
     }
 
@@ -242,6 +286,8 @@ def _refuse_idle(args: argparse.Namespace) -> None:
     if args.command == "generate":
         if args.image_weight is not None and args.image is None:
             raise ValueError("--image-weight needs a picture; give --image too.")
+        if args.last_image is not None and args.image is None:
+            raise ValueError("--last-image needs a first picture; give --image too.")
         if args.denoise is not None and args.video is None:
             raise ValueError("--denoise needs a video to start from; give --video too.")
 

@@ -4,6 +4,10 @@ import argparse
 
 SAMPLERS = "euler, euler_ancestral, ddim, heun, dpmpp_2m, dpmpp_2m_sde"
 SCHEDULES = "normal, karras, exponential, sgm_uniform, simple, ddim_uniform"
+ORIGINS = (
+    "modelscope, zeroscope, zeroscope-xl, show1-sr2; "
+    "dynamicrafter-512, dynamicrafter-512-interp, dynamicrafter-1024"
+)
 
 EPILOG = """examples:
   python -m univid generate --prompt "a red circle moves left on a black background" --out clip.mp4
@@ -21,7 +25,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def build_parser() -> Parser:
-    """Subcommands generate, sweep, demo, inspect and inflate."""
+    """Subcommands generate, sweep, demo, inspect, import, inflate and export."""
     parser = Parser(
         prog="python -m univid",
         description="Make videos from text, from a picture, or from both.",
@@ -38,6 +42,11 @@ def build_parser() -> Parser:
 
     generate = command("generate", "Make one clip")
     _conditions(generate, image_required=False)
+    generate.add_argument(
+        "--last-image",
+        metavar="FILE",
+        help="the picture of the last frame, for a model that goes from one picture to another",
+    )
     weights = generate.add_argument_group("balance of text and picture")
     weights.add_argument(
         "--text-weight", type=float, default=1.0, metavar="L", help="lambda_t, 0 or more (default: 1)"
@@ -99,30 +108,67 @@ def build_parser() -> Parser:
         "inspect", "Print a checkpoint's parameters by part, sampling profile, source and config"
     )
     inspect.add_argument(
-        "checkpoint", metavar="FILE", help="a UniVid checkpoint, 'built-in', or a preset: paper, tiny"
+        "checkpoint", metavar="FILE", help="a UniVid checkpoint, 'built-in', or a preset: paper, family, tiny"
     )
 
-    inflate = command("inflate", "Make a UniVid checkpoint from Stable Diffusion 2.1")
-    inflate.add_argument(
-        "source",
-        metavar="SD21",
-        help="Stable Diffusion 2.1 or 2.1-base: .safetensors, .ckpt or a diffusers folder",
-    )
-    inflate.add_argument(
-        "--vision", metavar="FILE", help="weights of CLIP ViT-H-14's vision tower for the picture side"
-    )
-    inflate.add_argument(
-        "--prediction",
-        choices=("eps", "v"),
-        help="eps for 2.1-base, v for 2.1; needed for a single file, which does not say",
-    )
-    inflate.add_argument(
-        "--seed", type=int, default=0, metavar="N", help="of the weights that are new (default: 0)"
-    )
-    inflate.add_argument(
-        "--out", required=True, metavar="FILE", help="the checkpoint to write (.safetensors)"
+    for name, summary in (
+        ("import", "Make a UniVid checkpoint from a public relative, or from Stable Diffusion 2.1"),
+        ("inflate", "The same as import"),
+    ):
+        _import(command(name, summary))
+
+    export = command("export", "Write an imported ModelScope network as a diffusers folder")
+    export.add_argument("checkpoint", metavar="FILE", help="a UniVid checkpoint, imported without --extend")
+    export.add_argument(
+        "--out", required=True, metavar="FOLDER", help="gets unet/ with a config and the weights"
     )
     return parser
+
+
+def _import(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "source",
+        metavar="SOURCE",
+        help="one file (.safetensors, .ckpt, .pth, .bin) or a diffusers folder of Stable Diffusion 2.1 or "
+        "2.1-base, ModelScope, ZeroScope, Show-1's second super-resolution, VideoCrafter2, VideoCrafter1's "
+        "image-to-video or DynamiCrafter; recognised by its tensors",
+    )
+    parser.add_argument(
+        "--out",
+        required=True,
+        metavar="FILE",
+        help="the checkpoint to write (.safetensors); an older one is replaced once the new one is complete",
+    )
+    choices = parser.add_argument_group("what a file may not say")
+    choices.add_argument(
+        "--name", metavar="NAME", help=f"which of several models with the same tensors it is: {ORIGINS}"
+    )
+    choices.add_argument(
+        "--prediction",
+        choices=("eps", "v"),
+        help="of Stable Diffusion as one file: eps for 2.1-base, v for 2.1",
+    )
+    choices.add_argument(
+        "--dtype",
+        choices=("auto", "fp32", "bf16", "fp16"),
+        default="auto",
+        help="of all weights (default: auto, each part's own)",
+    )
+    start = parser.add_argument_group("a start for training")
+    start.add_argument(
+        "--extend",
+        action="store_true",
+        help="add the paper's longer temporal kernels, PSTAttn and image stream, all silent: the result "
+        "still gives exactly what the source gives (Stable Diffusion always gets them)",
+    )
+    start.add_argument(
+        "--vision",
+        metavar="FILE",
+        help="weights of CLIP ViT-H-14's vision tower, for an image stream that is new",
+    )
+    start.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="of the weights that are new (default: 0)"
+    )
 
 
 def _conditions(parser: argparse.ArgumentParser, *, image_required: bool) -> None:
@@ -165,6 +211,16 @@ def _sampling(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--steps", type=int, metavar="N", help="denoising steps, 1 or more")
     group.add_argument("--sampler", metavar="NAME", help=SAMPLERS)
     group.add_argument("--schedule", metavar="NAME", help=f"sigma schedule: {SCHEDULES}")
+    group.add_argument(
+        "--eta", type=float, metavar="E", help="for ddim: 0 to 1, how much of a step's noise is fresh"
+    )
+    group.add_argument(
+        "--fps-number",
+        type=float,
+        metavar="N",
+        help="what a model with an fps embedding is told: frames a second, or the frame stride; it changes "
+        "how much moves, --fps only how fast it is played",
+    )
     group.add_argument(
         "--seed", type=int, default=0, metavar="N", help="the same seed gives the same video (default: 0)"
     )

@@ -1,7 +1,8 @@
-"""Checkpoints: the native format, Stable Diffusion inflated, and what is inside a file."""
+"""Checkpoints: the native format, foreign ones imported and exported, and what is inside a file."""
 
-from .inflate import inflate
+from .export import export
+from .imports import import_file
 from .inspect import describe
 from .native import built_in_path, load, save
 
-__all__ = ["built_in_path", "describe", "inflate", "load", "save"]
+__all__ = ["built_in_path", "describe", "export", "import_file", "load", "save"]

@@ -7,14 +7,17 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from ..config import PRESETS, PROFILES, to_json
+from ..config import to_json
+from ..presets import PRESETS, PROFILES
 from . import stream
 from .native import BUILT_IN, PARTS, built_in_path, meta_modules, read_header
 
 UNET_PARTS = {
     "PSTConv": r".*\.(in|out)_temporal\..*",
     "PSTAttn": r".*\.(norm_pst|pst_attn)\..*",
-    "TemAttn": r".*\.temporal\..*",
+    "temporal stacks": r".*\.temporal_stack\..*",
+    "TemAttn": r".*\.temporal\..*|input_blocks\.0\.1\..*",
+    "fps embedding": r"fps_embedding\..*",
     "image keys and values": r".*\.to_[kv]_image\..*",
     "image projection": r"image_projection\..*",
     "trunk": r".*",
@@ -22,7 +25,7 @@ UNET_PARTS = {
 
 
 def describe(source: str | os.PathLike) -> str:
-    """A checkpoint, "built-in", or a preset ("paper", "tiny") as text: size by part, config, profile, origin.
+    """A checkpoint, "built-in", or a preset such as "paper" as text: size by part, config, profile, origin.
 
     Raises:
         ValueError: neither a preset nor a readable UniVid checkpoint.

@@ -2,11 +2,12 @@
 
 A table maps the beginning of our names to that of theirs, {"time_embed.0.": "time_embedding.linear_1."}, and
 the longest one counts. A tuple of names is stacked along the first dimension; a name that ends in `.T` is
-transposed. A name of theirs that no target needs is an error, unless the table's `dropped` has it.
+transposed, one that ends in `[0]` loses a first dimension of 1. A name of theirs that no target needs is an
+error, unless the table's `dropped` has it.
 """
 
 import re
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -14,7 +15,16 @@ from torch import Tensor
 
 from ..config import UNetConfig, VAEConfig
 
-Source = str | tuple[str, ...]
+
+@dataclass(frozen=True)
+class Gated:
+    """The tensor `name` times (tanh(gate) + 1): a learned scale of what the tensor enters linearly."""
+
+    name: str
+    gate: str
+
+
+Source = str | tuple[str, ...] | Gated
 
 
 @dataclass(frozen=True)
@@ -30,7 +40,7 @@ class Table:
         if start is None:
             return target
         theirs, rest = self.renames[start], target[len(start) :]
-        return theirs if isinstance(theirs, tuple) else theirs + rest
+        return theirs + rest if isinstance(theirs, str) else theirs
 
 
 def resolve(table: Table, targets: Iterable[str], names: Collection[str]) -> dict[str, Source]:
@@ -39,39 +49,87 @@ def resolve(table: Table, targets: Iterable[str], names: Collection[str]) -> dic
     Raises:
         ValueError: some names serve no target and are not dropped.
     """
-    found = {target: table.source(target) for target in targets}
-    found = {
-        target: source for target, source in found.items() if all(name in names for name in parts(source))
-    }
-    used = {name for source in found.values() for name in parts(source)}
-    unknown = sorted(
-        name for name in names if name not in used and not any(re.fullmatch(p, name) for p in table.dropped)
-    )
-    if unknown:
-        raise ValueError(f"has {len(unknown)} tensors that are not known here, such as {unknown[0]}.")
+    found = find(table, targets, names)
+    unused(found.values(), names, table.dropped)
     return found
 
 
+def find(table: Table, targets: Iterable[str], names: Collection[str]) -> dict[str, Source]:
+    """Where each target comes from, of those that `names` serve."""
+    found = {target: table.source(target) for target in targets}
+    return {
+        target: source for target, source in found.items() if all(name in names for name in parts(source))
+    }
+
+
+def unused(found: Iterable[Source], names: Collection[str], dropped: Collection[str]) -> list[str]:
+    """The names that no found source needs.
+
+    Raises:
+        ValueError: one of them fits none of the patterns `dropped`; the text lists them.
+    """
+    used = {name for source in found for name in parts(source)}
+    rest = sorted(name for name in names if name not in used)
+    pattern = re.compile("|".join(f"(?:{p})" for p in dropped) or "(?!)")
+    if unknown := [name for name in rest if not pattern.fullmatch(name)]:
+        raise ValueError(f"has the unknown {listed(unknown)}; it is damaged or of another model.")
+    return rest
+
+
 def fetch(source: Source, shape: tuple[int, ...], read: Callable[[str], Tensor]) -> Tensor:
-    """Read, stack or transpose what `resolve` found; a linear layer stands for a 1x1 convolution and back.
+    """Read, stack, transpose or scale what `find` found; a linear layer may stand for a 1x1 convolution.
 
     Raises:
         ValueError: another shape.
     """
     if isinstance(source, tuple):
         tensor = torch.cat([read(name) for name in source])
+    elif isinstance(source, Gated):
+        tensor = read(source.name)
+        tensor = (tensor.float() * (read(source.gate).float().tanh() + 1)).to(tensor.dtype)
     elif source.endswith(".T"):
         tensor = read(source.removesuffix(".T")).T
+    elif source.endswith("[0]"):
+        tensor = read(source.removesuffix("[0]")).squeeze(0)
     else:
         tensor = read(source)
-    if _squeezed(tensor.shape) != _squeezed(shape):
-        raise ValueError(f"has {source} of shape {tuple(tensor.shape)}, expected {shape}.")
+    _check_shape(source, tensor.shape, shape)
     return tensor.reshape(shape)
+
+
+def check(source: Source, shape: tuple[int, ...], shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """What `fetch` will check, by the shapes of their tensors before one is read.
+
+    Raises:
+        ValueError: another shape.
+    """
+    first, *others = (shapes[name] for name in parts(source))
+    if isinstance(source, tuple):
+        first = (sum(part[0] for part in (first, *others)), *first[1:])
+    elif isinstance(source, str) and source.endswith(".T"):
+        first = first[::-1]
+    elif isinstance(source, str) and source.endswith("[0]") and first[0] == 1:
+        first = first[1:]
+    _check_shape(source, first, shape)
 
 
 def parts(source: Source) -> tuple[str, ...]:
     """The names that a source is made of."""
-    return source if isinstance(source, tuple) else (source.removesuffix(".T"),)
+    if isinstance(source, Gated):
+        return source.name, source.gate
+    return source if isinstance(source, tuple) else (source.removesuffix(".T").removesuffix("[0]"),)
+
+
+def listed(names: Iterable[str]) -> str:
+    """Tensor names for an error message: the first three and how many more."""
+    names = sorted(names)
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f"tensor{'s' if len(names) > 1 else ''} {', '.join(names[:3])}{more}"
+
+
+def _check_shape(source: Source, found: Iterable[int], shape: tuple[int, ...]) -> None:
+    if _squeezed(found) != _squeezed(shape):
+        raise ValueError(f"has {parts(source)[0]} of shape {tuple(found)}, expected {shape}.")
 
 
 def _squeezed(shape: Iterable[int]) -> tuple[int, ...]:
@@ -197,26 +255,18 @@ def transformers_vision(layers: int) -> Table:
 
 
 # In LDM's single files the names are ours, behind a prefix a part.
-# A part leaves the others' tensors to their tables.
-LDM_UNET = Table({"": "model.diffusion_model."}, (r"(?!model\.diffusion_model\.).*",))
-LDM_VAE = Table({"": "first_stage_model."}, (r"(?!first_stage_model\.).*", r"first_stage_model\.loss\..*"))
-LDM_TEXT = Table(
-    {"": "cond_stage_model.model."},
-    (r"(?!cond_stage_model\.model\.).*", r"cond_stage_model\.model\.(logit_scale|attn_mask)"),
-)
-LDM_REST = (  # beside the three parts: averaged weights of training, and the schedule as buffers
+LDM_UNET = Table({"": "model.diffusion_model."})
+LDM_VAE = Table({"": "first_stage_model."}, (r"first_stage_model\.loss\..*",))
+LDM_TEXT = Table({"": "cond_stage_model.model."}, (r"cond_stage_model\.model\.(logit_scale|attn_mask)",))
+LDM_REST = (  # beside the parts: averaged weights of training, and the schedule as buffers
     r"model_ema\..*",
     r"(log_|sqrt_)?(one_minus_|recip_|recipm1_)?alphas_cumprod(_prev)?|betas|scale_factor|logvar",
     r"posterior_.*|lvlb_weights",
 )
 
 # A whole CLIP of open_clip: the vision tower behind `visual.`, the text tower beside it.
-OPEN_CLIP_VISION = Table(
-    {"": "visual."},
-    (
-        r"transformer\..*",
-        r"ln_final\..*",
-        r"token_embedding\..*",
-        "positional_embedding|text_projection|logit_scale|attn_mask",
-    ),
+CLIP_TEXT = (
+    r"(transformer|ln_final|token_embedding)\..*|positional_embedding|text_projection|logit_scale|attn_mask"
 )
+OPEN_CLIP_VISION = Table({"": "visual."}, (CLIP_TEXT,))
+LDM_VISION = Table({"": "embedder.model.visual."}, (rf"embedder\.model\.({CLIP_TEXT})",))

@@ -17,15 +17,11 @@ from ..encoders import ImageEncoder, TextEncoder
 from ..model import UniVid
 from ..unet import UNet
 from ..vae import Autoencoder
-from . import stream
+from . import kinds, stream
+from .names import listed
 
 BUILT_IN = "built-in"
-
-# Beginnings of keys that give away what a file is, when it is not ours.
-OTHER_MODELS = {
-    "cond_stage_model.transformer.": "Stable Diffusion 1.x",
-    "conditioner.embedders.": "Stable Diffusion XL",
-}
+VERSIONS = tuple(str(version + 1) for version in range(FORMAT_VERSION))  # those that can be read
 
 
 @dataclass(frozen=True)
@@ -134,10 +130,11 @@ def read_header(reader: stream.Reader) -> tuple[ModelConfig, SamplingProfile, di
     info = dict(reader.metadata)
     if info.pop("format", None) != "univid":
         raise ValueError(f"{reader.path} is {_describe_foreign(reader)}.")
-    version = info.pop("format_version", "none")
-    if version != str(FORMAT_VERSION):
+    version = info.get("format_version", "none")
+    if version not in VERSIONS:
         raise ValueError(
-            f"{reader.path} has format version {version}, not {FORMAT_VERSION}; take one that matches."
+            f"{reader.path} has format version {version}, not among {', '.join(VERSIONS)}; "
+            "take one that matches."
         )
     try:
         config, profile, info = parse_header(info)
@@ -154,14 +151,15 @@ def read_header(reader: stream.Reader) -> tuple[ModelConfig, SamplingProfile, di
 
 
 def parse_header(metadata: Mapping[str, str]) -> tuple[ModelConfig, SamplingProfile, dict[str, str]]:
-    """Config, sampling profile and the other metadata out of `header`'s strings.
+    """Config, sampling profile and the other metadata out of `header`'s strings, of any known version.
 
     Raises:
         ValueError: JSON that does not fit.
     """
     info = {key: text for key, text in metadata.items() if key not in ("format", "format_version")}
-    config = from_json(ModelConfig, info.pop("config", ""))
-    return config, from_json(SamplingProfile, info.pop("profile", "")), info
+    version = int(metadata["format_version"])
+    config = from_json(ModelConfig, info.pop("config", ""), version)
+    return config, from_json(SamplingProfile, info.pop("profile", ""), version), info
 
 
 def build_meta(reader: stream.Reader, config: ModelConfig) -> dict[str, nn.Module]:
@@ -225,23 +223,13 @@ def _check_names(reader: stream.Reader, modules: Mapping[str, nn.Module]) -> Non
         )
 
 
-def listed(names: Iterable[str]) -> str:
-    """Tensor names for an error message: the first three and how many more."""
-    names = sorted(names)
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return f"tensor{'s' if len(names) > 1 else ''} {', '.join(names[:3])}{more}"
-
-
 def _describe_foreign(reader: stream.Reader) -> str:
-    """What a file without UniVid's header seems to be, and what to do with it."""
-    for start, name in OTHER_MODELS.items():
-        if any(key.startswith(start) for key in reader.entries):
-            return f"a {name} checkpoint, which does not fit; take Stable Diffusion 2.1 and `inflate` it"
-    if any(key.startswith(PARTS["unet"].prefix + "image_projection.") for key in reader.entries):
-        return "a UniVid checkpoint that lost its header when another program saved it; take the original"
-    if any(key.startswith("cond_stage_model.model.") for key in reader.entries):
-        return (
-            "a Stable Diffusion 2.x checkpoint; make a UniVid checkpoint of it first with "
-            f"`python -m univid inflate {reader.path} --out FILE`"
-        )
-    return "not a UniVid checkpoint, because its header does not say so; choose another file"
+    """What a file without UniVid's header seems to be, and what to do with it; without the full stop."""
+    try:
+        source = kinds.recognise(reader.entries)
+    except ValueError as error:
+        return str(error).removeprefix("is ").removesuffix(".")
+    return (
+        f"{kinds.TITLES[source]}; make a UniVid checkpoint of it first with "
+        f"`python -m univid import {reader.path} --out FILE`"
+    )

@@ -147,7 +147,10 @@ def _read_header(path: Path) -> tuple[dict[str, Entry], dict[str, str]]:
         if start[8:9] != b"{":  # asked first: a header of 640 bytes begins as a pickle does
             for magic, what in MAGIC.items():
                 if start.startswith(magic):
-                    raise ValueError(f"is {what}, which is not read here; expected a .safetensors file.")
+                    raise ValueError(
+                        f"is {what}, which is not read here; expected a .safetensors file, which "
+                        "`python -m univid import` makes of a .ckpt, .pth or .bin."
+                    )
             raise ValueError("is not a .safetensors file; choose another one.")
         if length > HEADER_LIMIT:
             raise ValueError(

@@ -1,0 +1,90 @@
+"""A relative's U-Net out of a UniVid checkpoint, back into the layout of diffusers."""
+
+import json
+import os
+from pathlib import Path
+
+from ..config import UNetConfig
+from . import stream
+from .family_names import diffusers_family_unet
+from .native import PARTS, build_meta, check_finite, read_header
+
+INPUT_HEADS = 8  # of diffusers' transformer_in
+
+
+def export(path: str | os.PathLike, folder: str | os.PathLike) -> None:
+    """Write `folder`/unet/ as UNet3DConditionModel: config.json and diffusion_pytorch_model.safetensors.
+
+    Raises:
+        ValueError: not a UniVid checkpoint, an architecture that UNet3DConditionModel does not have, weights
+            that are not finite, or a folder that cannot be written.
+    """
+    reader = stream.Reader(path)
+    config, _, info = read_header(reader)
+    build_meta(reader, config)
+    unet, prefix, out = config.unet, PARTS["unet"].prefix, Path(folder) / "unet"
+    if (problem := _problem(unet)) is not None:
+        raise ValueError(
+            f"{path} {problem}, which diffusers' UNet3DConditionModel has not; export a plain import of "
+            "ModelScope, ZeroScope or Show-1."
+        )
+    table = diffusers_family_unet(unet)
+    ours = {
+        table.source(key.removeprefix(prefix)): (key, entry)
+        for key, entry in reader.entries.items()
+        if key.startswith(prefix)
+    }
+    entries = {}
+    for name, (_, entry) in ours.items():
+        kernel = ".temp_convs." in name and len(entry.shape) == 4
+        entries[name] = stream.Entry(entry.dtype, (*entry.shape, 1) if kernel else entry.shape)
+
+    def make(name: str):
+        key, _ = ours[name]
+        tensor = reader.read(key)
+        check_finite(tensor, f"{path} has nan or infinite weights in {key}")
+        return tensor.reshape(entries[name].shape)
+
+    licence = {"licence": info["licence"]} if "licence" in info else {}
+    stream.write(out / "diffusion_pytorch_model.safetensors", entries, make, {"format": "pt"} | licence)
+    try:
+        (out / "config.json").write_text(json.dumps(_config(unet), indent=2) + "\n")
+    except OSError as error:
+        raise ValueError(f"cannot write {out} ({error.strerror}); choose another place.") from error
+
+
+def _problem(unet: UNetConfig) -> str | None:
+    """What the architecture has that UNet3DConditionModel cannot say."""
+    temporal = unet.temporal
+    if temporal.kind != "family" or not temporal.attention:
+        return "has UniVid's own temporal layers"
+    if temporal.segment_frames or set(temporal.conv_kernels) != {3}:
+        return "is extended with longer kernels and PSTAttn"
+    if unet.image_stream is not None:
+        return "has an image stream"
+    if unet.fps:
+        return "has an fps embedding"
+    if temporal.input_heads != INPUT_HEADS:
+        return f"has {temporal.input_heads} heads behind its first layer"
+    return None
+
+
+def _config(unet: UNetConfig) -> dict:
+    kinds = [("CrossAttn" if on else "", "Block3D") for on in unet.attention_levels]
+    return {
+        "_class_name": "UNet3DConditionModel",
+        "in_channels": unet.in_channels,
+        "out_channels": unet.out_channels,
+        "block_out_channels": [unet.model_channels * mult for mult in unet.channel_mult],
+        "layers_per_block": unet.num_res_blocks,
+        "down_block_types": ["Down".join(kind) for kind in kinds],
+        "up_block_types": ["Up".join(kind) for kind in reversed(kinds)],
+        "cross_attention_dim": unet.context_dim,
+        "attention_head_dim": unet.head_channels,
+        "norm_num_groups": unet.norm_groups,
+        "norm_eps": 1e-5,
+        "act_fn": "silu",
+        "downsample_padding": 1,
+        "mid_block_scale_factor": 1,
+        "sample_size": 32,
+    }

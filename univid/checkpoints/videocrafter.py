@@ -1,0 +1,62 @@
+"""VideoCrafter2, VideoCrafter1's image-to-video and DynamiCrafter: one file each, in LDM's layout."""
+
+import dataclasses
+
+from ..config import ImageStreamConfig, ModelConfig
+from . import names, shapes
+from .family_names import Dialect, ldm_family_unet
+from .foreign import Asked, Foreign, Weights, ldm_towers, shapes_below
+from .origins import ORIGINS, choose
+
+UNET, IMAGE = "model.diffusion_model.", "image_proj_model."
+STRIDE = "framestride_embed."  # what DynamiCrafter's published 256 model calls the fps embedding
+SCALES = "scale_arr"  # the schedule's x0 scale at every timestep; it has 400 entries more than timesteps
+DROPPED = (*names.LDM_REST, SCALES)
+
+
+def open_file(weights: Weights, asked: Asked) -> Foreign:
+    """`model.ckpt` as published, or pruned: towers that it lacks are absent.
+
+    Raises:
+        ValueError: another model, a name or prediction type that does not fit, or several that do.
+    """
+    found, image = shapes_below(weights, UNET), shapes_below(weights, IMAGE)
+    trunk = shapes.ldm_unet(found, asked.head_channels)
+    gated = any(name.endswith(".alpha") for name in found)
+    fps = STRIDE if f"{STRIDE}0.weight" in found else "fps_embedding."
+    candidates = _candidates(weights, trunk.in_channels, bool(image), gated or fps == STRIDE)
+    origin = ORIGINS[choose(candidates, asked.name)]
+    schedule = origin.schedule
+    if asked.prediction not in (None, schedule.prediction):
+        raise ValueError(f"predicts {schedule.prediction}, not {asked.prediction}; leave that out.")
+    stream = None
+    if image:
+        resampler = shapes.resampler(image, asked.head_channels, per_frame=trunk.in_channels > 4)
+        stream = ImageStreamConfig(width=image["proj_in.weight"][1], resampler=resampler)
+    temporal = shapes.family_temporal(trunk, found["init_attn.0.proj_in.weight"][0])
+    unet = dataclasses.replace(trunk, fps=True, temporal=temporal, image_stream=stream)
+    towers, parts = ldm_towers(weights)
+    dialect = Dialect(prefix=UNET, input_temporal="init_attn.0.", down=".0.op.", fps=fps, gated=gated)
+    parts = {"unet": (weights, ldm_family_unet(unet, dialect))} | parts
+    return Foreign(origin, ModelConfig(unet=unet, schedule=schedule, **towers), parts, DROPPED)
+
+
+def _candidates(weights: Weights, channels: int, image: bool, stride: bool) -> tuple[str, ...]:
+    """The names in ORIGINS that the tensors leave."""
+    if channels == 4:
+        return ("videocrafter1-i2v",) if image else ("videocrafter2",)
+    if channels != 8 or not image:
+        raise ValueError(
+            f"takes {channels} channels and {'a' if image else 'no'} picture; expected 4, or 8 and "
+            "a picture, as VideoCrafter and DynamiCrafter have it."
+        )
+    if stride:
+        return ("dynamicrafter-256",)
+    by_v = ("dynamicrafter-512", "dynamicrafter-512-interp", "dynamicrafter-1024")
+    if SCALES not in weights.entries:
+        return by_v
+    scale = round(float(weights.read(SCALES)[-1]), 2)
+    fitting = tuple(name for name in by_v if ORIGINS[name].schedule.x0_scale == scale)
+    if not fitting:
+        raise ValueError(f"scales x0 down to {scale}, as no known model does; take a published one.")
+    return fitting
