@@ -3,7 +3,9 @@
 from comfy_api.latest import io
 
 from ..univid.travel import LAST_FRAME
+from .host.conditioning import extended
 from .host.prompts import encode_dual
+from .host.relatives import shared_inputs
 
 
 class UniVidEncodeDualPrompt(io.ComfyNode):
@@ -56,6 +58,35 @@ class UniVidEncodeDualPrompt(io.ComfyNode):
                     tooltip="Length of the clip in frames, from Empty UniVid Latent. Only prompt travel "
                     "needs it; 0 = not given.",
                 ),
+                io.Float.Input(
+                    "fps_number",
+                    default=0.0,
+                    min=0.0,
+                    max=1000.0,
+                    step=1.0,
+                    optional=True,
+                    advanced=True,
+                    tooltip="For models that are told the frame rate (VideoCrafter, DynamiCrafter): how "
+                    "much moves from frame to frame, not how fast it is played. 0 = the model's own.",
+                ),
+                io.Vae.Input(
+                    "vae",
+                    optional=True,
+                    tooltip="From Load UniVid. For models that also take the picture as latents "
+                    "(DynamiCrafter), together with `latent`; others refuse it.",
+                ),
+                io.Latent.Input(
+                    "latent",
+                    optional=True,
+                    tooltip="The clip's, from Empty UniVid Latent: the size to which `vae` encodes the "
+                    "picture, cropped at its centre.",
+                ),
+                io.Image.Input(
+                    "last_image",
+                    optional=True,
+                    tooltip="What the last frame shows, for models that go from one picture to another; "
+                    "without it they return to `image`.",
+                ),
             ],
             outputs=[
                 io.Conditioning.Output(
@@ -70,5 +101,10 @@ class UniVidEncodeDualPrompt(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, clip, prompt, negative, clip_vision=None, image=None, frames=0) -> io.NodeOutput:
-        return io.NodeOutput(*encode_dual(clip, clip_vision, prompt, negative, image, frames))
+    def execute(
+        cls, clip, prompt, negative, clip_vision=None, image=None, frames=0, fps_number=0.0, vae=None,
+        latent=None, last_image=None,
+    ) -> io.NodeOutput:  # fmt: skip
+        extras = shared_inputs(fps_number, vae, latent, image, last_image)
+        pair = encode_dual(clip, clip_vision, prompt, negative, image, frames)
+        return io.NodeOutput(*(extended(conditioning, extras) for conditioning in pair))

@@ -4,6 +4,7 @@ import logging
 
 from comfy_api.latest import io
 
+from ..univid.checkpoints.origins import ORIGINS
 from .host import files
 from .host.encoders import load_encoders
 from .host.model import DTYPES, load_model
@@ -20,15 +21,16 @@ class UniVidLoad(io.ComfyNode):
             node_id="UniVidLoad",
             display_name="Load UniVid",
             category="UniVid",
-            description="Loads a UniVid checkpoint, or the built-in one that needs no download. A Stable "
+            description="Loads a UniVid checkpoint, or the built-in one that needs no download. Files of "
+            "VideoCrafter2, VideoCrafter1-I2V, DynamiCrafter and ModelScope work as they are. A Stable "
             "Diffusion 2.1 file becomes an untrained UniVid: every frame a picture of its own.",
             search_aliases=["load checkpoint", "model loader", "video model", "text to video"],
             inputs=[
                 io.Combo.Input(
                     "checkpoint",
                     options=files.checkpoints(),
-                    tooltip="'built-in' is small and comes with the pack. The others are .safetensors files "
-                    f"in the model folders {', '.join(files.FOLDERS)}.",
+                    tooltip="'built-in' is small and comes with the pack. The others are .safetensors, .ckpt "
+                    f"and .pth files in the model folders {', '.join(files.FOLDERS)}.",
                 ),
                 io.Combo.Input(
                     "dtype",
@@ -38,6 +40,15 @@ class UniVidLoad(io.ComfyNode):
                     tooltip="Type of the MODEL's weights in memory. auto: what this machine runs best. fp8 "
                     "takes half the memory of fp16 and costs some quality. CLIP, CLIP_VISION and VAE follow "
                     "the settings of ComfyUI.",
+                ),
+                io.Combo.Input(
+                    "source",
+                    options=["auto", *ORIGINS],
+                    default="auto",
+                    optional=True,
+                    advanced=True,
+                    tooltip="Which model a file of another project is, where several have the same tensors. "
+                    "It sets size, guidance and how the picture enters. auto: what the tensors show.",
                 ),
             ],
             outputs=[
@@ -58,12 +69,12 @@ class UniVidLoad(io.ComfyNode):
         return True
 
     @classmethod
-    def fingerprint_inputs(cls, checkpoint, dtype="auto"):
+    def fingerprint_inputs(cls, checkpoint, dtype="auto", source="auto"):
         return files.fingerprint(checkpoint)
 
     @classmethod
-    def execute(cls, checkpoint, dtype="auto") -> io.NodeOutput:
+    def execute(cls, checkpoint, dtype="auto", source="auto") -> io.NodeOutput:
         path = files.checkpoint_path(checkpoint)
-        model, encoders = load_model(path, dtype), load_encoders(path)
+        model, encoders = load_model(path, dtype, source), load_encoders(path, source)
         logger.info("UniVid: loaded %s with weights as %s", checkpoint, model.model_dtype())
         return io.NodeOutput(model, *encoders)

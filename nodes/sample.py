@@ -20,11 +20,11 @@ def sampling_inputs() -> list:
         ),
         io.Combo.Input(
             "sampler_name", options=sampling.SAMPLERS, default="dpmpp_2m",
-            tooltip="How a step is taken; dpmpp_2m needs few steps.",
+            tooltip="How a step is taken; dpmpp_2m needs few steps. An imported model knows best its own.",
         ),
         io.Combo.Input(
             "scheduler", options=sampling.SCHEDULERS, default="sgm_uniform",
-            tooltip="How the noise levels of the steps are spaced.",
+            tooltip="How the noise levels of the steps are spaced. An imported model knows best its own.",
         ),
     ]  # fmt: skip
 
@@ -53,6 +53,11 @@ class UniVidPSTSampler(io.ComfyNode):
                     "denoise", default=1.0, min=0.0, max=1.0, step=0.01, advanced=True,
                     tooltip="1 = a new clip; with less, that much more of the latent stays.",
                 ),
+                io.Float.Input(
+                    "eta", default=-1.0, min=-1.0, max=1.0, step=0.05, optional=True, advanced=True,
+                    tooltip="Used by the sampler ddim: how much of a step's noise is fresh, 0 to 1. Below 0 "
+                    "= the checkpoint's own, which is 0 but for VideoCrafter and DynamiCrafter.",
+                ),
             ],
             outputs=[
                 io.Latent.Output(display_name="latent", tooltip="The clip's latents, for Decode Video."),
@@ -70,11 +75,11 @@ class UniVidPSTSampler(io.ComfyNode):
     @classmethod
     def execute(
         cls, model, positive, negative, latent, seed, steps, sampler_name, scheduler, mode, guidance_scale,
-        text_guidance, image_guidance, denoise, rescale=0.0,
+        text_guidance, image_guidance, denoise, rescale=0.0, eta=-1.0,
     ) -> io.NodeOutput:  # fmt: skip
         out, pulls = sampling.sample(
             model, positive, negative, latent,
-            seed=seed, steps=steps, sampler_name=sampler_name, scheduler=scheduler, denoise=denoise,
+            seed=seed, steps=steps, sampler_name=sampler_name, scheduler=scheduler, denoise=denoise, eta=eta,
             guider=build(mode, guidance_scale, text_guidance, image_guidance, rescale),
         )  # fmt: skip
         picture, values = plot(pulls)

@@ -12,8 +12,14 @@ from ...univid import curves
 IMAGE = "univid_image"  # image tokens [1|t m d]; zeros where there is no picture
 HAS_IMAGE = "univid_has_image"  # bool
 WEIGHTS = "univid_weights"  # (lambda_t, lambda_v), float32 [1|t S 2]: S points of the sampling's progress
+NULL = "univid_null_image"  # tokens [1 m d] of a grey picture, where there is a picture
+FPS = "univid_fps"  # float, what a model with an fps embedding is told; in model_conds [1 1]
+FIRST, LAST = "univid_first", "univid_last"  # latents [1 c h w] of the first frame and the last, unscaled
+CONCAT = "univid_concat"  # in model_conds: latents joined to the input, [t c h w]
 PLACES = "univid_places"  # in model_conds: where in the clip each frame is, [t 1]
 SHARED = "univid_shared"  # in model_conds: 1 where all frames share (text, image tokens), [1 2]
+
+MODEL_CONDS = ("c_crossattn", IMAGE, WEIGHTS, PLACES, SHARED, NULL, FPS, CONCAT)
 
 
 def with_weights(conditioning: list, weights: Tensor) -> list:
@@ -23,6 +29,11 @@ def with_weights(conditioning: list, weights: Tensor) -> list:
         [tokens, extras | {WEIGHTS: weights if extras.get(HAS_IMAGE, False) else text_only}]
         for tokens, extras in conditioning
     ]
+
+
+def extended(conditioning: list, extras: dict) -> list:
+    """The same conditioning with more in its dict."""
+    return [[tokens, known | extras] for tokens, known in conditioning]
 
 
 def has_image(conditioning: list) -> bool:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ...univid.config import TextConfig, VAEConfig, VisionConfig
 from ...univid.vae import Autoencoder
-from .weights import Weights, open_checkpoint
+from .weights import AUTO, Weights, open_checkpoint
 
 # The host's text tower has these fixed.
 VOCABULARY = 49408
@@ -28,13 +28,13 @@ STAND_IN = {"double_z": True, "z_channels": 4, "resolution": 64, "in_channels": 
             "ch_mult": [1], "num_res_blocks": 1, "attn_resolutions": []}  # fmt: skip
 
 
-def load_encoders(path: str | Path) -> tuple:
+def load_encoders(path: str | Path, source: str = AUTO) -> tuple:
     """CLIP, CLIP_VISION and VAE of a checkpoint.
 
     In the place of a part that it does not hold stands what makes the host stop the nodes behind it with a
     message. Raises ValueError as `open_checkpoint`.
     """
-    weights = open_checkpoint(Path(path))
+    weights = open_checkpoint(Path(path), source)
     parts = (
         ("text_encoder", load_clip, "text tower", "CLIPLoader (type stable_diffusion)"),
         ("image_encoder", _load_vision, "vision tower", "CLIPVisionLoader (CLIP ViT-H-14)"),
@@ -68,12 +68,12 @@ def load_clip(weights: Weights, disable_dynamic: bool = False) -> comfy.sd.CLIP:
         state_dict=state,
         disable_dynamic=disable_dynamic,
     )
-    clip.patcher.cached_patcher_init = (_load_clip_patcher, (str(weights.path),))
+    clip.patcher.cached_patcher_init = (_load_clip_patcher, (str(weights.path), weights.source))
     return clip
 
 
-def _load_clip_patcher(path: str, disable_dynamic: bool = False):
-    return load_clip(open_checkpoint(Path(path)), disable_dynamic).patcher
+def _load_clip_patcher(path: str, source: str, disable_dynamic: bool = False):
+    return load_clip(open_checkpoint(Path(path), source), disable_dynamic).patcher
 
 
 def _clip_target(config: TextConfig) -> comfy.supported_models_base.ClipTarget:

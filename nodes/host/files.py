@@ -9,7 +9,7 @@ import folder_paths
 from ...univid.checkpoints import native
 
 FOLDERS = ("univid", "checkpoints", "diffusion_models")
-SUFFIX = ".safetensors"
+SUFFIXES = (".safetensors", ".ckpt", ".pth")  # the last two are read as plain weights, never run
 SAMPLES = ("sample.png", "sample.mp4")  # in the host's input folder their names begin with univid_
 
 logger = logging.getLogger(__name__)
@@ -20,7 +20,7 @@ folder_paths.add_model_folder_path("univid", str(Path(folder_paths.models_dir, "
 def checkpoints() -> list[str]:
     """The built-in checkpoint first, then what the folders hold, each name once."""
     names = [name for folder in FOLDERS for name in folder_paths.get_filename_list(folder)]
-    return [native.BUILT_IN, *dict.fromkeys(name for name in names if name.lower().endswith(SUFFIX))]
+    return [native.BUILT_IN, *dict.fromkeys(name for name in names if name.lower().endswith(SUFFIXES))]
 
 
 def checkpoint_path(name: str) -> Path:
@@ -32,10 +32,10 @@ def checkpoint_path(name: str) -> Path:
     if name == native.BUILT_IN:
         return native.built_in_path()
     for folder in FOLDERS:
-        if (path := folder_paths.get_full_path(folder, name)) and name.lower().endswith(SUFFIX):
+        if (path := folder_paths.get_full_path(folder, name)) and name.lower().endswith(SUFFIXES):
             return Path(path)
     raise ValueError(
-        f"found no checkpoint {name!r} in the model folders {', '.join(FOLDERS)}; put the {SUFFIX} file into "
+        f"found no checkpoint {name!r} in the model folders {', '.join(FOLDERS)}; put the file into "
         f"{folder_paths.get_folder_paths(FOLDERS[0])[0]}, or choose {native.BUILT_IN!r}."
     )
 

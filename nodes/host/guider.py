@@ -11,6 +11,7 @@ from torch import Tensor
 from ...univid import curves
 from ...univid.guidance import Joint, Nested, Pulls, Separate, pulls
 from . import conditioning as keys
+from .schedule import x0_scale
 
 Guidance = Joint | Separate | Nested
 
@@ -58,6 +59,7 @@ class UniVidGuider(comfy.samplers.CFGGuider):
             rearrange(x, "t c h w -> 1 c t h w"),
             timestep[:1],
             torch.tensor([has_text], device=x.device),
+            x0_scale(self.inner_model.model_sampling, timestep[:1]),
         )
         denoised = rearrange(denoised, "1 c t h w -> t c h w")
         for patch in options.get("sampler_post_cfg_function", []):

@@ -21,14 +21,16 @@ from torch import Tensor
 
 from ...univid import curves
 from ...univid.attention import attention as library_attention
-from ...univid.conditioning import Conditioning
+from ...univid.conditioning import Conditioning, with_null_image
 from ...univid.config import ModelConfig, SamplingProfile, UNetConfig
 from ...univid.layers import even_places, segment_centers
 from ...univid.unet import UNet
 from ...univid.vae import Autoencoder
 from . import conditioning as keys
 from .preview import OwnPreviewer
-from .weights import Weights, open_checkpoint
+from .relatives import shared_conds
+from .schedule import scaled_sampling
+from .weights import AUTO, Weights, open_checkpoint
 
 REFERENCES = "univid_reference_frames"  # transformer option: {f: number of reference frames}
 DTYPES = {
@@ -80,9 +82,14 @@ class HostUNet(UNet):
         univid_weights: Tensor,
         univid_shared: Tensor,
         univid_places: Tensor,
+        univid_fps: Tensor | None = None,
+        univid_null_image: Tensor | None = None,
+        univid_concat: Tensor | None = None,
         **_,
     ) -> Tensor:
-        """x `[(b t) c h w]`; context, image `[(b t) n d]`; weights `[(b t) S 2]`; shared `[(b t) 2]`."""
+        """x, concat `[(b t) c h w]`; context, image, null image `[(b t) n d]`; weights `[(b t) S 2]`; shared
+        `[(b t) 2]`; places, fps `[(b t) 1]`.
+        """
         clips = len(transformer_options["cond_or_uncond"])
         frames = x.shape[0] // clips
 
@@ -95,10 +102,16 @@ class HostUNet(UNet):
         weights = curves.at_progress(univid_weights, progress)  # [(b t) 2]
         cond = Conditioning(
             text=per_clip(context, text_shared),
-            image=per_clip(univid_image, image_shared),
+            image=per_clip(univid_image, image_shared) if self.image_projection is not None else None,
             weights=rearrange(weights, "(b t) w -> b t w", b=clips),
             places=rearrange(univid_places, "(b t) 1 -> b t", b=clips),
+            concat=None
+            if univid_concat is None
+            else rearrange(univid_concat, "(b t) c h w -> b c t h w", b=clips),
+            fps=None if univid_fps is None else univid_fps[::frames, 0],
         )
+        if univid_null_image is not None:
+            cond = with_null_image(cond, univid_null_image[:1])
         counts = transformer_options.get(REFERENCES, {})
         out = super().forward(
             rearrange(x, "(b t) c h w -> b c t h w", b=clips),
@@ -178,20 +191,32 @@ class UniVidModel(comfy.model_base.BaseModel):
 
     def __init__(self, config: ModelConfig, profile: SamplingProfile, host_config: Config, device=None):
         super().__init__(host_config, MODEL_TYPES[config.schedule.prediction], device, unet_model=HostUNet)
+        self.model_sampling = scaled_sampling(self.model_sampling, config.schedule)
         self.univid_config, self.univid_profile = config, profile
         self.univid_previewer = None
 
     def extra_conds(self, **kwargs) -> dict:
-        """Text tokens, image tokens, weights, places, and which tokens all frames share: always all five."""
+        """Text tokens, image tokens, weights, places, and which tokens all frames share: always all five.
+
+        Then what the relatives take: fps, a null image, concat latents.
+        """
         text, noise = kwargs.get("cross_attn"), kwargs["noise"]
         frames = self.check_latents(noise)
         image, weights = kwargs.get(keys.IMAGE), keys.weights_of(kwargs)
         unet = self.univid_config.unet
-        if image is None:
+        seen = unet.image_stream is not None
+        if not seen:
+            if kwargs.get(keys.HAS_IMAGE) and self.univid_profile.inputs.concat == "none":
+                raise ValueError(
+                    "this model makes videos from text alone, got a picture too; disconnect the image of "
+                    "Encode Dual Prompt."
+                )
+            image, weights = torch.zeros(1, 1, 1), weights * torch.tensor([1.0, 0.0])
+        elif image is None:
             image = torch.zeros(1, self._num_image_tokens(), unet.image_stream.width)
         for name, tokens, width in (
             ("text", text, unet.context_dim),
-            ("image", image, unet.image_stream.width),
+            ("image", image, unet.image_stream.width if seen else 1),
         ):
             if tokens.shape[-1] != width:
                 raise ValueError(
@@ -211,13 +236,16 @@ class UniVidModel(comfy.model_base.BaseModel):
             keys.WEIGHTS: comfy.conds.CONDRegular(curves.resample(weights)),
             keys.SHARED: comfy.conds.CONDRegular(shared),
             keys.PLACES: comfy.conds.CONDRegular(even_places(frames)[:, None]),  # of the clip, not the window
+            **shared_conds(
+                self.univid_config, self.univid_profile, self.latent_format.scale_factor, noise, kwargs
+            ),
         }
 
     def resize_cond_for_context_window(
         self, cond_key, cond_value, window, x_in, device, retain_index_list=()
     ):
         """Slice what is per frame; what all frames share stays one."""
-        if cond_key not in ("c_crossattn", keys.IMAGE, keys.WEIGHTS, keys.SHARED, keys.PLACES):
+        if cond_key not in keys.MODEL_CONDS:
             return None
         if cond_value.cond.shape[0] == 1:
             return cond_value._copy_with(cond_value.cond.to(device))
@@ -232,7 +260,7 @@ class UniVidModel(comfy.model_base.BaseModel):
 
     def check_latents(self, noise: Tensor) -> int:
         """The number of frames of latents or noise `[t 4 h w]`; ValueError for those of another model."""
-        channels = self.univid_config.unet.in_channels
+        channels = self.univid_config.unet.out_channels  # in_channels has those of concat latents too
         if noise.dim() != 4 or noise.shape[1] != channels:
             raise ValueError(
                 f"expected latents [frames {channels} height width], got {list(noise.shape)}; "
@@ -262,15 +290,15 @@ def profile_of(model) -> SamplingProfile:
     return model.model.univid_profile
 
 
-def load_model(path: str | Path, dtype: str = "auto", disable_dynamic: bool = False):
-    """A MODEL (ModelPatcher) from a UniVid checkpoint, or from Stable Diffusion 2.1, whose time is untrained.
+def load_model(path: str | Path, dtype: str = "auto", source: str = AUTO, disable_dynamic: bool = False):
+    """A MODEL (ModelPatcher) from a UniVid checkpoint or a foreign one; Stable Diffusion's time is untrained.
 
-    dtype: "auto" or a name of DTYPES, for the weights.
+    dtype: "auto" or a name of DTYPES, for the weights. source: as `open_checkpoint`.
 
     Raises:
         ValueError: not such a file, damaged, or weights that are not finite.
     """
-    weights = open_checkpoint(Path(path))
+    weights = open_checkpoint(Path(path), source)
     if not weights.trained:
         logger.warning(
             "%s is Stable Diffusion 2.1: its temporal layers and image stream are untrained, so its frames "
@@ -297,7 +325,7 @@ def load_model(path: str | Path, dtype: str = "auto", disable_dynamic: bool = Fa
     _fill(model, weights, assign=patcher.is_dynamic())
     if weights.holds("vae") and weights.config.vae.channels < SD_VAE_CHANNELS:
         model.univid_previewer = OwnPreviewer(_own_vae(weights))
-    patcher.cached_patcher_init = (load_model, (str(path), dtype))
+    patcher.cached_patcher_init = (load_model, (str(path), dtype, source))
     return patcher
 
 
@@ -318,10 +346,15 @@ def with_reference_frames(model, counts: dict[int, int]):
     """A clone of a MODEL whose PSTAttn at level f attends to counts[f] reference frames.
 
     Raises:
-        ValueError: another model than UniVid, or a level that it does not have.
+        ValueError: another model than UniVid, one without PSTAttn, or a level that it does not have.
     """
     profile_of(model)
-    factors = model.model.univid_config.unet.factors
+    unet = model.model.univid_config.unet
+    factors = unet.factors
+    if counts and not unet.temporal.segment_frames:
+        raise ValueError(
+            "this model has no PSTAttn, as imported ones that are not extended; set all levels to 0."
+        )
     if unknown := sorted(set(counts) - set(factors)):
         raise ValueError(
             f"expected levels among {factors}, as this model has, got {unknown}; set those to 0."

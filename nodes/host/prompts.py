@@ -39,10 +39,16 @@ def encode_dual(clip, clip_vision, prompt: str, negative: str, image: Tensor | N
     shown, hidden = {keys.HAS_IMAGE: image is not None}, {keys.HAS_IMAGE: False}
     if clip_vision is not None:
         _check_pair(positive[0][0].shape[-1], clip_vision)
-        tokens = _no_image(clip_vision) if image is None else encode_image(clip_vision, image)
+        if image is None:
+            tokens = _no_image(clip_vision)
+        else:
+            tokens = encode_image(clip_vision, image)
+            # What some models were trained to see where there is no picture.
+            grey = torch.full((1, clip_vision.image_size, clip_vision.image_size, 3), 0.5)
+            shown[keys.NULL] = hidden[keys.NULL] = encode_image(clip_vision, grey)
         shown[keys.IMAGE], hidden[keys.IMAGE] = tokens, torch.zeros_like(tokens)
     hidden[keys.WEIGHTS] = torch.tensor([[[1.0, 0.0]]])
-    return _extended(positive, shown), _extended(negative, hidden)
+    return keys.extended(positive, shown), keys.extended(negative, hidden)
 
 
 def encode_image(clip_vision, images: Tensor) -> Tensor:
@@ -60,7 +66,7 @@ def encode_image(clip_vision, images: Tensor) -> Tensor:
     tokens = []
     for chunk in images.split(CHUNK):
         management.throw_exception_if_processing_interrupted()
-        pixels = preprocess(2 * rearrange(_rgb(chunk), "b h w c -> b c h w") - 1, clip_vision.image_size)
+        pixels = preprocess(2 * rearrange(rgb(chunk), "b h w c -> b c h w") - 1, clip_vision.image_size)
         out = clip_vision.model(pixel_values=pixels.to(clip_vision.load_device))[0]
         tokens.append(out.to(management.intermediate_device(), torch.float32))
     return torch.cat(tokens)
@@ -83,10 +89,6 @@ def _encode_prompt(clip, text: str, frames: int) -> list:
     ]
 
 
-def _extended(conditioning: list, extras: dict) -> list:
-    return [[tokens, known | extras] for tokens, known in conditioning]
-
-
 def _check_pair(text_width: int, clip_vision) -> None:
     """CLIP's towers project into one space, which in UniVid's is as wide as the text tokens."""
     projected = clip_vision.config.get("projection_dim", text_width)
@@ -102,7 +104,7 @@ def _no_image(clip_vision) -> Tensor:
     return torch.zeros(1, 1 + side**2, clip_vision.config["hidden_size"])
 
 
-def _rgb(images: Tensor) -> Tensor:
+def rgb(images: Tensor) -> Tensor:
     """Three channels of one, three or four; what is transparent becomes black."""
     channels = images.shape[-1]
     if channels == 1:

@@ -10,12 +10,14 @@ import torch
 from torch import Tensor
 
 from ...univid.guidance import Pulls
+from .ddim import ddim
 from .guider import Guidance, UniVidGuider
 from .model import profile_of
 from .preview import previewer_of
 
-SAMPLERS = comfy.samplers.KSampler.SAMPLERS
-SCHEDULERS = comfy.samplers.KSampler.SCHEDULERS
+OWN = "the checkpoint's own"
+SAMPLERS = [*comfy.samplers.KSampler.SAMPLERS, OWN]
+SCHEDULERS = [*comfy.samplers.KSampler.SCHEDULERS, OWN]
 
 logger = logging.getLogger(__name__)
 
@@ -32,14 +34,24 @@ def sample(
     scheduler: str,
     guider: Guidance,
     denoise: float = 1.0,
+    eta: float = -1.0,
 ) -> tuple[dict, list[Pulls | None]]:
     """Sample `latent` {"samples": [t 4 h w]}; return the new latent and the pulls of each model call.
 
+    sampler_name, scheduler: names of the host, or OWN for the checkpoint's.
+    eta: of "ddim", 0 to 1; negative = the checkpoint's.
+
     Raises:
-        ValueError: another model, latents of another shape, conditions of another width or length.
+        ValueError: another model, latents of another shape, conditions of another width or length, or a
+            number out of range.
         FloatingPointError: the U-Net gave nan or infinite values.
     """
-    profile_of(model)
+    profile = profile_of(model)
+    sampler_name = profile.sampler if sampler_name == OWN else sampler_name
+    scheduler = profile.sigma_schedule if scheduler == OWN else scheduler
+    eta = profile.eta if eta < 0 else eta
+    if eta > 1:
+        raise ValueError(f"eta must be from 0 to 1, or below 0 for the checkpoint's, got {eta}.")
     samples = comfy.sample.fix_empty_latent_channels(
         model, latent["samples"], latent.get("downscale_ratio_spacial")
     )
@@ -54,7 +66,9 @@ def sample(
     out = host_guider.sample(
         noise,
         samples,
-        comfy.samplers.sampler_object(sampler_name),
+        ddim(eta, model.get_model_object("model_sampling"), seed)
+        if sampler_name == "ddim" and eta
+        else comfy.samplers.sampler_object(sampler_name),
         sigmas,
         denoise_mask=latent.get("noise_mask"),
         callback=_callback(model, len(sigmas) - 1),

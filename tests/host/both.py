@@ -72,7 +72,9 @@ def expected(library, guidance="joint", conds=None, sampler="euler", frames=FRAM
     noise = ClipNoise([7])
     x = samplers.initial_x(noise((1, 4, frames, size, size)), sigmas[0], denoiser.schedule, None)
     g = guider(guidance)
-    x = samplers.get_sampler(sampler)(lambda x, s: g(denoiser, x, s, cond, uncond), x, sigmas, noise=noise)
+    x = samplers.get_sampler(sampler, denoiser.schedule)(
+        lambda x, s: g(denoiser, x, s, cond, uncond), x, sigmas, noise=noise
+    )
     # The library's latents are scaled, the host's are not.
     return rearrange(x, "1 c t h w -> t c h w") / 0.18215
 

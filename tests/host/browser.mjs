@@ -1,8 +1,9 @@
 // A user at the keyboard: `node browser.mjs job.json` opens ComfyUI in Chromium and prints one JSON.
 //
-// job: {url, chromium, modules, export: [{name, graph, layout}], drop: [{file, shot, widgets}]}
+// job: {url, chromium, modules, export: [{name, graph, layout}], drop: [{file, shot, before, widgets}]}
 // export: load a graph in API format, arrange it, return it as the frontend writes workflow files.
-// drop: drop a workflow file on the canvas, look for red nodes and dialogs, press Run, wait, take a picture.
+// drop: drop a workflow file on the canvas, look for red nodes and dialogs, press Run, wait, take a picture;
+// and another one before Run, where `before` names its file.
 import { readFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { basename } from 'node:path'
@@ -70,7 +71,7 @@ async function arrange({ name, graph, layout }) {
       return ys.length ? ys.reduce((a, b) => a + b, 0) / ys.length : Infinity
     }
     here.sort((a, b) => height(a) - height(b) || a.id - b.id)
-    let y = 0
+    let y = layout.tops?.[c] ?? 0
     for (const node of here) {
       node.pos = [x, y]
       y += Math.ceil((node.size[1] + 70) / 10) * 10
@@ -81,8 +82,9 @@ async function arrange({ name, graph, layout }) {
   note.title = 'About this workflow'
   app.graph.add(note)
   note.widgets[0].value = layout.note
-  note.setSize([700, 190])
-  note.pos = [0, -260]
+  const high = layout.note_height ?? 190
+  note.setSize([700, high])
+  note.pos = [0, -high - 70]
   await new Promise((done) => setTimeout(done, 500))
   return app.graph.serialize()
 }
@@ -127,20 +129,19 @@ async function run(page, widgets) {
   }, widgets)
 }
 
-async function photograph(page, shot) {
+async function photograph(page, shot, videos = 0) {
   await page.evaluate(() => {
     const boxes = app.graph._nodes.map((node) => [...node.pos, node.pos[0] + node.size[0], node.pos[1] + node.size[1]])
     const left = Math.min(...boxes.map((b) => b[0])), right = Math.max(...boxes.map((b) => b[2]))
     const top = Math.min(...boxes.map((b) => b[1])) - 30, bottom = Math.max(...boxes.map((b) => b[3]))
-    const scale = Math.min(1460 / (right - left), 740 / (bottom - top), 1)
+    const scale = Math.min(1460 / (right - left), 690 / (bottom - top), 1)
     app.canvas.ds.scale = scale
     app.canvas.ds.offset[0] = 90 / scale - left + (1460 / scale - (right - left)) / 2
     app.canvas.ds.offset[1] = 130 / scale - top
     app.canvas.setDirty(true, true)
   })
-  const playing = () =>
-    document.querySelectorAll('video').length >= app.graph._nodes.filter((n) => /(Load|Save)Video/.test(n.type)).length
-  await page.waitForFunction(playing, null, { timeout: 30_000 }).catch(() => {})
+  const playing = (n) => document.querySelectorAll('video').length >= n
+  await page.waitForFunction(playing, videos, { timeout: 30_000 }).catch(() => {})
   await page.waitForTimeout(2500) // pictures arrive and the page redraws
   await page.screenshot({ path: shot })
 }
@@ -151,14 +152,15 @@ try {
     const page = await open()
     for (const item of job.export) answer.exported[item.name] = await page.evaluate(arrange, item)
   }
-  for (const { file, shot, widgets } of job.drop ?? []) {
+  for (const { file, shot, before, widgets } of job.drop ?? []) {
     const page = await open()
     const seen = await look(page, file)
     seen.prompt = await page.evaluate(async () => (await app.graphToPrompt()).output)
+    if (before) await photograph(page, before)
     seen.end = seen.red.length ? null : await run(page, widgets ?? {})
-    await photograph(page, shot)
-    seen.videos = await page.evaluate(() => document.querySelectorAll('video').length)
     seen.players = await page.evaluate(() => app.graph._nodes.filter((n) => /(Load|Save)Video/.test(n.type)).length)
+    await photograph(page, shot, seen.players)
+    seen.videos = await page.evaluate(() => document.querySelectorAll('video').length)
     answer.dropped[basename(file, '.json')] = { ...seen, complaints: page.complaints }
     await page.close()
   }

@@ -11,11 +11,11 @@ def write(folder: Path, model_channels: int = 16, zero_terminal_snr: bool = Fals
 
     Text tokens have width 24, image tokens 20, and frames know their place in the clip.
     """
-    from univid_pack.univid import config
+    from univid_pack.univid import presets
     from univid_pack.univid.checkpoints.native import meta_modules, save
     from univid_pack.univid.model import UniVid
 
-    tiny = config.PRESETS["tiny"]
+    tiny = presets.PRESETS["tiny"]
     unet = dataclasses.replace(
         tiny.unet, model_channels=model_channels, channel_mult=(1, 2, 4, 4), num_res_blocks=2,
         head_channels=16, norm_groups=8, context_dim=24,
@@ -29,5 +29,5 @@ def write(folder: Path, model_channels: int = 16, zero_terminal_snr: bool = Fals
         fan_in = parameter[0].numel() if parameter.dim() > 1 else 100
         parameter.data.normal_(std=fan_in**-0.5, generator=generator)
     file = folder / f"random-{model_channels}-{zero_terminal_snr}.safetensors"
-    save(file, UniVid(small, config.PROFILES["tiny"], info={}, **parts))
+    save(file, UniVid(small, presets.PROFILES["tiny"], info={}, **parts))
     return file

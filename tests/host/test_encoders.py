@@ -182,7 +182,7 @@ def saved(tmp_path, **changes):
 
 
 def encoders(name):
-    from univid_pack.univid.config import PAPER, TINY
+    from univid_pack.univid.presets import PAPER, TINY
 
     if name == "ViT-H-14":  # with fewer layers, for the time it takes
         text, vision = dataclasses.replace(PAPER.text, layers=3), dataclasses.replace(PAPER.vision, layers=2)
@@ -226,8 +226,8 @@ def test_stable_diffusion_2s_own_file(pack, tmp_path, picture):
     from comfy_execution.graph_utils import ExecutionBlocker
     from univid_pack.nodes.host.encoders import load_encoders
     from univid_pack.univid.checkpoints import native
-    from univid_pack.univid.checkpoints.inflate import _new
-    from univid_pack.univid.config import PAPER
+    from univid_pack.univid.checkpoints.extension import rule_of
+    from univid_pack.univid.presets import PAPER
 
     path, model = saved(
         tmp_path,
@@ -241,7 +241,7 @@ def test_stable_diffusion_2s_own_file(pack, tmp_path, picture):
     theirs = {
         key: tensor
         for key, tensor in tensors.items()
-        if not key.startswith(unet) or _new(key.removeprefix(unet)) is None
+        if not key.startswith(unet) or rule_of(key.removeprefix(unet)) is None
     }
     safetensors.torch.save_file(theirs, tmp_path / "v2-1.safetensors")
     clip, vision, vae = load_encoders(tmp_path / "v2-1.safetensors")
@@ -268,7 +268,7 @@ def test_a_part_that_is_not_there_names_a_loader(pack, tmp_path):
 def test_wrong_input_is_refused_with_its_numbers(loaded, tmp_path, picture):
     from univid_pack.nodes.encode import UniVidEncodeDualPrompt
     from univid_pack.nodes.host.encoders import load_encoders
-    from univid_pack.univid.config import TINY
+    from univid_pack.univid.presets import TINY
 
     _, clip, vision, _ = loaded
     wide = load_encoders(
@@ -303,10 +303,14 @@ def test_missing_and_changed_files(pack, tmp_path):
     folder_paths.add_model_folder_path("univid", str(tmp_path))
     (tmp_path / "new.safetensors").write_bytes(b"12")
     (tmp_path / "old.ckpt").write_bytes(b"12")
+    (tmp_path / "other.gguf").write_bytes(b"12")
     options = UniVidLoad.define_schema().inputs[0].options
-    assert options[0] == "built-in" and "new.safetensors" in options and "old.ckpt" not in options
+    assert options[0] == "built-in" and "other.gguf" not in options
+    assert {"new.safetensors", "old.ckpt"} <= set(options)
     before = UniVidLoad.fingerprint_inputs("new.safetensors", "auto")
     (tmp_path / "new.safetensors").write_bytes(b"123")
     assert UniVidLoad.fingerprint_inputs("new.safetensors", "auto") != before
     with pytest.raises(ValueError, match="not a .safetensors file"):
         UniVidLoad.execute("new.safetensors")
+    with pytest.raises(ValueError, match="plain weights"):
+        UniVidLoad.execute("old.ckpt")

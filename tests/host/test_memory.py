@@ -11,7 +11,7 @@ from host_tests.random_model import write
 
 GUIDERS = {1: ("Joint", 1.0), 2: ("Joint", 3.0), 3: ("Separate", 3.0, 2.0)}  # by branches
 FRAMES, SIZE = 12, 32
-# Every tensor in pages of its own, given back when it is freed: else the peak depends on what lay free before.
+# Every tensor in pages of its own, given back when freed: else the peak depends on what lay free before.
 BLOCKS = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "1"}
 
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 from host_tests import frozen
 from host_tests.harness import FOLDER, PACK, ROOT, Graph, Server
+from host_tests.stand_ins import FRAMES
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -32,6 +33,8 @@ def graph(server, name: str, **values) -> Graph:
             del found[found.one(class_type)]
     if name == "modality_sweep":
         values = {"text_weights": "0, 1", "image_weights": "1"} | values
+    if name.startswith("imported_"):
+        values = {"width": 64, "height": 64, "frames": FRAMES} | values
     found = found.having(**{"steps": STEPS} | values)
     for class_type in LATENTS:
         for node in found.of(class_type):
@@ -125,6 +128,8 @@ def test_the_pack_loads_without_complaint(server):
 SIZES = {  # frames, height, width of the video, where it is not the built-in checkpoint's 12 of 64 x 64
     "long_video": (32, 64, 64),
     "chain_upscale_interpolate": (23, 256, 256),
+    "imported_text_to_video": (FRAMES, 64, 64),
+    "imported_image_to_video": (FRAMES, 64, 64),
 }
 
 
@@ -146,7 +151,7 @@ def test_graph_runs(server, name):
     assert frames.shape == (*size, 3)
     assert frames.std() > 0
     samples = latents(server, run)
-    expected = 32 if name == "long_video" else 12
+    expected = 12 if name == "chain_upscale_interpolate" else size[0]
     assert samples.shape == (expected, 4, 8, 8) and torch.isfinite(samples).all()
     assert server.get("/view", filename=file.name, subfolder="video", type="output") == file.read_bytes()
 

@@ -11,17 +11,17 @@ import torch
 def model(pack, tmp_path_factory):
     """A small U-Net with random weights, out of a checkpoint that holds nothing else."""
     from univid_pack.nodes.host.model import load_model
-    from univid_pack.univid import config
+    from univid_pack.univid import presets
     from univid_pack.univid.checkpoints.native import meta_modules, save
     from univid_pack.univid.model import UniVid
 
-    tiny = config.PRESETS["tiny"]
+    tiny = presets.PRESETS["tiny"]
     stream = dataclasses.replace(tiny.unet.image_stream, width=32)
     unet = dataclasses.replace(
         tiny.unet, model_channels=16, head_channels=16, norm_groups=8, context_dim=32, image_stream=stream
     )
     small = dataclasses.replace(tiny, unet=unet, vae=None, text=None, vision=None)
-    profile = dataclasses.replace(config.PROFILES["tiny"], frames=3, height=32, width=48, fps=6.0)
+    profile = dataclasses.replace(presets.PROFILES["tiny"], frames=3, height=32, width=48, fps=6.0)
     parts = meta_modules(small)
     generator = torch.Generator().manual_seed(0)
     for parameter in parts["unet"].to_empty(device="cpu").parameters():
