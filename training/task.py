@@ -40,3 +40,12 @@ class Task(Protocol):
 
     def validate(self, module: nn.Module) -> dict[str, float]:
         """Figures of merit of `module`, the EMA in eval mode, under no_grad."""
+
+
+def parameter_groups(module: nn.Module) -> list[dict]:
+    """What is trained of a module as AdamW's groups: matrices decay, biases, norms and scales do not."""
+    trained = [p for p in module.parameters() if p.requires_grad]
+    return [
+        {"name": "matrices", "params": [p for p in trained if p.dim() > 1]},
+        {"name": "others", "params": [p for p in trained if p.dim() <= 1], "weight_decay": 0.0},
+    ]

@@ -19,7 +19,7 @@ from training.config import Recipe
 from training.data import shapes
 from training.distributed import share
 from training.state import load
-from training.task import MicroBatch
+from training.task import MicroBatch, parameter_groups
 from univid.encoders import ImageEncoder, TextEncoder, preprocess
 from univid.presets import TINY
 
@@ -66,12 +66,7 @@ class TowersTask:
         self.module = Towers()
 
     def parameter_groups(self) -> list[dict]:
-        matrices = [p for p in self.module.parameters() if p.dim() > 1]
-        others = [p for p in self.module.parameters() if p.dim() <= 1]
-        return [
-            {"name": "matrices", "params": matrices},
-            {"name": "others", "params": others, "weight_decay": 0.0},
-        ]
+        return parameter_groups(self.module)
 
     def micro_batches(self, step: int) -> Iterator[MicroBatch]:
         size = self.recipe.batch["video"]

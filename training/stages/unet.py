@@ -17,7 +17,7 @@ from training.config import Recipe
 from training.data import features, shapes
 from training.rng import generator
 from training.state import load
-from training.task import MicroBatch
+from training.task import MicroBatch, parameter_groups
 from training.variants import CONFIGS
 from univid.attention import attention
 from univid.conditioning import Conditioning
@@ -101,11 +101,7 @@ class UNetTask:
             parameter.requires_grad_(stage.trains(name))
 
     def parameter_groups(self) -> list[dict]:
-        trained = [p for p in self.module.parameters() if p.requires_grad]
-        return [
-            {"name": "matrices", "params": [p for p in trained if p.dim() > 1]},
-            {"name": "others", "params": [p for p in trained if p.dim() <= 1], "weight_decay": 0.0},
-        ]
+        return parameter_groups(self.module)
 
     def micro_batches(self, step: int) -> Iterator[MicroBatch]:
         """Single frames first, then clips: the last backward pass reaches every parameter."""

@@ -15,7 +15,7 @@ from torch import Tensor
 from training.config import Recipe
 from training.data import shapes
 from training.distributed import share
-from training.task import MicroBatch
+from training.task import MicroBatch, parameter_groups
 
 from .towers import Towers, draw_pairs, frozen_towers, zero_shot
 
@@ -39,11 +39,7 @@ class VisionTask:
             part.requires_grad_(True)
 
     def parameter_groups(self) -> list[dict]:
-        trained = [p for p in self.module.parameters() if p.requires_grad]
-        return [
-            {"name": "matrices", "params": [p for p in trained if p.dim() > 1]},
-            {"name": "others", "params": [p for p in trained if p.dim() <= 1], "weight_decay": 0.0},
-        ]
+        return parameter_groups(self.module)
 
     def micro_batches(self, step: int) -> Iterator[MicroBatch]:
         size = self.recipe.batch["video"]
