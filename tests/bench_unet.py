@@ -1,21 +1,22 @@
-"""One guided forward of the U-Net: time, memory and FLOPs beside diffusers' UNet3DConditionModel and a GEMM.
+"""One guided forward of an imported U-Net: time, memory and FLOPs beside diffusers' own, and a GEMM.
 
-    python -m tests.bench_unet                   # CPU, fp32, widths 64 and 128, about three minutes
+    python -m tests.bench_unet                   # CPU, fp32, widths 64 and 128, some minutes
     python -m tests.bench_unet --profile         # and where our time goes, by part
-    python -m tests.bench_unet --device DEVICE   # an accelerator: full size in bf16, torch.compile off and on
+    python -m tests.bench_unet --device DEVICE   # an accelerator: full size in bf16, torch.compile too
 
-Guided: the two branches of classifier-free guidance in one batch, text alone, because the peer has no image
-stream. All is as in the preset `paper` but the width; the weights are random.
+A UNet3DConditionModel with random weights (all as ZeroScope has it but the width), and ours with the same
+weights, imported. Guided: the two branches of classifier-free guidance in one batch.
 
 - GFLOP: torch.utils.flop_counter on the meta device; a multiplication and an addition are two.
 - seconds: median of the rounds. In a round every network runs once, then the GEMM, so that a machine that
   slows down slows them all.
-- gemm: the rate of a large square matrix product, and the seconds in which that rate would do our FLOPs.
-- peak MB: what building a network and its first forward add to this process's resident memory at most, from
-  the kernel's high-water mark, reset before (Linux); on an accelerator the same of its allocator, warm.
+- of gemm: the rate beside that of a large square matrix product; the row `gemm` is our FLOPs at that rate.
+- peak MB: the weights, and what a second forward adds to this process's resident memory at most: the kernel's
+  high-water mark, reset before, while every tensor has pages of its own (Linux with glibc). So it counts
+  what is live, scratch memory of the kernels too. On an accelerator the same of its allocator.
 
-The last lines, of the last width: `ratio`, our seconds over the second network's (diffusers, or ours
-compiled), and `gemm`, our share of the measured peak.
+The outputs have to agree (1e-4 in fp32). The last lines, of the last width: `ratio`, our seconds over
+diffusers', `memory`, our peak over theirs, and `gemm`, our share of the measured rate.
 """
 
 import argparse
@@ -29,31 +30,32 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from univid.blocks import TemporalTransformer
+from univid.checkpoints.family_names import diffusers_family_unet
+from univid.checkpoints.names import fetch, resolve
 from univid.conditioning import Conditioning
-from univid.config import PAPER, UNetConfig
-from univid.layers import DualCrossAttention, FeedForward, PSTAttention, PSTConv, SelfAttention
+from univid.config import UNetConfig
+from univid.family import DoubleTemporalTransformer, StackLayer
+from univid.layers import DualCrossAttention, FeedForward, SelfAttention
+from univid.presets import FAMILY
 from univid.unet import UNet
 
-Built = tuple[
-    nn.Module, Callable
-]  # a network, and its forward of (x [b c t h w], timesteps [b], text [b n d])
-Build = Callable[[int], Built]  # of a width
-
 CPU = {"widths": (64, 128), "size": (24, 20, 36), "rounds": 3}
-ACCELERATOR = {"widths": (PAPER.unet.model_channels,), "size": (24, 40, 72), "rounds": 10}
+ACCELERATOR = {"widths": (FAMILY.unet.model_channels,), "size": (24, 40, 72), "rounds": 10}
+TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.2}  # of values of about one
+BRANCHES = 2
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc's numbers, and the values that a busy process arrives at
+GLIBC_BUSY = {M_MMAP_THRESHOLD: 2**25, M_TRIM_THRESHOLD: 2**26}
 
 PARTS = {
     nn.Conv2d: "Conv2d",
-    PSTConv: "PSTConv",
+    StackLayer: "temporal stack",
     SelfAttention: "SelfAttn",
-    PSTAttention: "PSTAttn",
-    DualCrossAttention: "CrossAttn_Dual",
+    DualCrossAttention: "cross-attention",
     FeedForward: "FeedForward",
-    TemporalTransformer: "TemAttn",
+    DoubleTemporalTransformer: "temporal transformer",
     nn.GroupNorm: "GroupNorm",
     nn.LayerNorm: "LayerNorm",
 }
@@ -61,57 +63,89 @@ REST = "the rest (Linear, SiLU, sums)"
 
 
 def config_of(width: int) -> UNetConfig:
-    """The preset `paper` at another width; a head and a norm group are never wider than the network."""
-    head, groups = min(width, PAPER.unet.head_channels), min(width, PAPER.unet.norm_groups)
-    return dataclasses.replace(PAPER.unet, model_channels=width, head_channels=head, norm_groups=groups)
+    """The preset `family` at another width; a head and a norm group are never wider than the network.
 
-
-def univid_unet(width: int) -> Built:
-    network, weights = UNet(config_of(width)).eval(), torch.tensor([[1.0, 0.0]] * 2, device="cpu")
-    return network, lambda x, timesteps, text: network(x, timesteps, Conditioning(text, None, weights))
-
-
-def compiled_unet(width: int) -> Built:
-    network, forward = univid_unet(width)
-    network.compile()
-    return network, forward
-
-
-def diffusers_unet(width: int) -> Built:
-    """The peer with the same widths and heads.
-
-    Its first temporal transformer has 8 heads at any width, which at width 64 would be 40 % of all FLOPs;
-    here that layer shrinks with the others.
+    The temporal transformer after the first convolution, 8 heads in the sources, shrinks with the others.
     """
+    full, head = FAMILY.unet, min(width, FAMILY.unet.head_channels)
+    heads = max(1, round(full.temporal.input_heads * width / full.model_channels))
+    return dataclasses.replace(
+        full,
+        model_channels=width,
+        head_channels=head,
+        norm_groups=min(width, full.norm_groups),
+        temporal=dataclasses.replace(full.temporal, input_heads=heads),
+    )
+
+
+def diffusers_unet(config: UNetConfig) -> nn.Module:
+    """diffusers' network with random weights, the layers that it starts at zero too."""
     from diffusers import UNet3DConditionModel
     from diffusers.models import TransformerTemporalModel
 
-    config = config_of(width)
     network = UNet3DConditionModel(
-        block_out_channels=tuple(width * mult for mult in config.channel_mult),
+        block_out_channels=tuple(config.model_channels * mult for mult in config.channel_mult),
         layers_per_block=config.num_res_blocks,
         norm_num_groups=config.norm_groups,
         cross_attention_dim=config.context_dim,
         attention_head_dim=config.head_channels,
     )
-    heads, head = max(1, round(8 * width / PAPER.unet.model_channels)), config.head_channels
-    network.transformer_in = TransformerTemporalModel(heads, head, width, norm_num_groups=config.norm_groups)
-    return network.eval(), network
+    network.transformer_in = TransformerTemporalModel(
+        config.temporal.input_heads,
+        config.head_channels,
+        config.model_channels,
+        norm_num_groups=config.norm_groups,
+    )
+    for name, parameter in network.named_parameters():
+        if ".conv4.3.weight" in name:
+            nn.init.normal_(parameter, std=0.02)
+    return network.eval().requires_grad_(False)
+
+
+def imported(theirs: nn.Module, config: UNetConfig) -> UNet:
+    """Our network on the very tensors of theirs."""
+    with torch.device("meta"):
+        network, weights = UNet(config).eval(), theirs.state_dict()
+    shapes = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    found = resolve(diffusers_family_unet(config), shapes, weights)
+    state = {name: fetch(source, shapes[name], weights.__getitem__) for name, source in found.items()}
+    network.load_state_dict(state, assign=True)
+    return network.requires_grad_(False)
 
 
 class Case:
-    """A network at one width and its input: `run()` is one forward of two branches."""
+    """A network and its input: `run()` is one forward.
 
-    def __init__(self, build: Build, width: int, size: tuple[int, int, int], device):
-        with torch.device(device):
-            self.network, self.forward = build(width)
-            x = torch.randn(2, PAPER.unet.in_channels, *size)
-            text = torch.randn(2, PAPER.text.context_length, PAPER.unet.context_dim)
-            self.inputs = x, torch.full((2,), 500), text
+    call: forward of (x `[b c t h w]`, timesteps `[b]`, text `[b n d]`).
+    """
+
+    def __init__(self, network: nn.Module, call: Callable, inputs: tuple[Tensor, Tensor, Tensor]):
+        self.network, self.call, self.inputs = network, call, inputs
 
     @torch.inference_mode()
-    def run(self) -> None:
-        self.forward(*self.inputs)
+    def run(self) -> Tensor:
+        return self.call(*self.inputs)
+
+
+def cases_of(width: int, size: tuple[int, int, int], device, compiled: bool = False) -> dict[str, Case]:
+    """Ours and theirs with the same weights and input; with `compiled` ours a second time, compiled."""
+    config = config_of(width)
+    torch.manual_seed(0)
+    with torch.device(device):
+        theirs = diffusers_unet(config)
+        x = torch.randn(BRANCHES, config.in_channels, *size)
+        text = torch.randn(BRANCHES, FAMILY.text.context_length, config.context_dim)
+        inputs = x, torch.full((BRANCHES,), 500), text
+    weights = torch.tensor([[1.0, 0.0]] * BRANCHES, device="cpu")
+
+    def univid(compiled: bool) -> Case:
+        network = imported(theirs, config)
+        if compiled:
+            network.compile()
+        return Case(network, lambda x, t, text: network(x, t, Conditioning(text, None, weights)), inputs)
+
+    cases = {"univid": univid(False), "diffusers": Case(theirs, lambda *args: theirs(*args).sample, inputs)}
+    return cases | ({"univid compiled": univid(True)} if compiled else {})
 
 
 class Gemm:
@@ -152,20 +186,25 @@ def clock(device: torch.device) -> float:
     return time.perf_counter()
 
 
-def load(make: Callable[[], Case], device: torch.device) -> tuple[Case, int]:
-    """Build a case, run it once, and say how many bytes that took at most."""
+def peak_memory(case: Case, device: torch.device) -> int:
+    """Bytes of the weights, and of what a forward adds to them at most."""
+    weights = sum(parameter.nbytes for parameter in case.network.parameters())
     gc.collect()
-    if device.type == "cpu":
-        ctypes.CDLL(None).malloc_trim(0)  # what the last case left free has to count when this one takes it
-        Path("/proc/self/clear_refs").write_text("5")
-        before, case = resident("VmRSS"), make()
+    if device.type != "cpu":
+        before = torch.accelerator.memory_allocated()
+        torch.accelerator.reset_peak_memory_stats()
         case.run()
-        return case, resident("VmHWM") - before
-    before, case = torch.accelerator.memory_allocated(), make()
-    case.run()  # compiles and tunes
-    torch.accelerator.reset_peak_memory_stats()
+        return weights + torch.accelerator.max_memory_allocated() - before
+    libc = ctypes.CDLL(None)
+    libc.mallopt(M_MMAP_THRESHOLD, 2**16)
+    libc.malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")
+    before = resident("VmRSS")
     case.run()
-    return case, torch.accelerator.max_memory_allocated() - before
+    peak = resident("VmHWM") - before
+    for option, value in GLIBC_BUSY.items():
+        libc.mallopt(option, value)
+    return weights + peak
 
 
 def resident(field: str) -> int:
@@ -185,30 +224,42 @@ def medians(cases: dict[str, Case | Gemm], rounds: int, device: torch.device) ->
     return {name: statistics.median(values) for name, values in times.items()}
 
 
-def bench(builds: dict[str, Build], width: int, args: argparse.Namespace) -> tuple[float, float]:
-    """Print one width's tables; seconds of the first network over the second's, and its share of the peak."""
+def bench(width: int, args: argparse.Namespace) -> dict[str, float]:
+    """Print one width's tables; the numbers of the closing lines."""
     device = torch.device(args.device)
+    compiled = device.type != "cpu"
     gemm = Gemm(device)
     gemm.run()
-    cases, flops, peaks = {}, {}, {"gemm": 3 * gemm.a.nbytes}
-    for name, build in builds.items():
-        with FlopCounterMode(display=False) as counter, torch.compiler.set_stance("force_eager"):
-            flops[name] = by_part(Case(build, width, args.size, "meta"), counter.get_total_flops)
-        cases[name], peaks[name] = load(lambda b=build: Case(b, width, args.size, device), device)
+    flops = {}
+    for name, case in cases_of(width, args.size, "meta").items():
+        with FlopCounterMode(display=False) as counter:
+            flops[name] = by_part(case, counter.get_total_flops)
+    cases = cases_of(width, args.size, device, compiled)
+    outputs = [case.run() for case in cases.values()]  # compiles and tunes
+    difference = max((out - outputs[1]).abs().max().item() for out in outputs)
+    if not difference < TOLERANCE[outputs[0].dtype]:
+        raise SystemExit(f"expected equal outputs, got a difference of {difference:.1e}")
+    del outputs
     seconds = medians(cases | {"gemm": gemm}, args.rounds, device)
-    (first, second), totals = builds, {name: parts.total() for name, parts in flops.items()}
+    peaks = {name: peak_memory(case, device) for name, case in cases.items()} | {"gemm": 3 * gemm.a.nbytes}
+    totals = {name: flops.get(name, flops["univid"]).total() for name in peaks}
     peak_rate = gemm.flops / seconds["gemm"]
-    totals["gemm"], seconds["gemm"] = totals[first], totals[first] / peak_rate
+    seconds["gemm"] = totals["gemm"] / peak_rate
     size, where = " x ".join(map(str, args.size)), f"{device}, {args.threads} CPU threads"
-    print(f"\nwidth {width}, 2 x {size} latents, {gemm.a.dtype}, {where}, median of {args.rounds}")
+    print(f"\nwidth {width}, {BRANCHES} x {size} latents, {gemm.a.dtype}, {where}, median of {args.rounds}")
+    print(f"outputs differ by at most {difference:.1e}")
     print(f"{'':16}{'GFLOP':>10}{'seconds':>10}{'GFLOP/s':>10}{'of gemm':>10}{'peak MB':>10}")
     for name, total in totals.items():
         rate = total / seconds[name]
         print(f"{name:16}{total / 1e9:10.1f}{seconds[name]:10.3f}{rate / 1e9:10.1f}", end="")
         print(f"{rate / peak_rate:10.2f}{peaks[name] / 1e6:10.0f}")
     if args.profile:
-        print_profile(by_part(cases[first], lambda: clock(device)), flops[first])
-    return seconds[first] / seconds[second], seconds["gemm"] / seconds[first]
+        print_profile(by_part(cases["univid"], lambda: clock(device)), flops["univid"])
+    return {
+        "ratio": seconds["univid"] / seconds["diffusers"],
+        "memory": peaks["univid"] / peaks["diffusers"],
+        "gemm": seconds["gemm"] / seconds["univid"],
+    }
 
 
 def print_profile(seconds: Counter, flops: Counter) -> None:
@@ -232,17 +283,13 @@ def main(argv: list[str] | None = None) -> None:
     for name, value in (CPU if on_cpu else ACCELERATOR).items():
         setattr(args, name, getattr(args, name) or value)
     torch.set_num_threads(args.threads)
-    builds = {"univid": univid_unet}
-    if on_cpu:
-        builds["diffusers"] = diffusers_unet
-        for build in builds.values():  # the libraries' own pages come in now, not in the first peak
-            Case(build, 32, (2, 8, 8), "cpu").run()
-    else:
-        builds["univid compiled"] = compiled_unet
+    if not on_cpu:
         torch.set_default_dtype(torch.bfloat16)
     for width in args.widths:
-        ratio, share = bench(builds, width, args)
-    print(f"\nratio {ratio:.2f}\ngemm {share:.2f}")
+        closing = bench(width, args)
+    print()
+    for name, value in closing.items():
+        print(f"{name} {value:.2f}")
 
 
 if __name__ == "__main__":
