@@ -172,19 +172,20 @@ class GEGLU(nn.Module):
         return value * nn.functional.gelu(gate)
 
 
-class FeedForward(nn.Module):
-    """Stable Diffusion's gated feed-forward, four times as wide inside.
+# Tokens that go through a feed-forward at once: inside they take sixteen times their own memory, the most of
+# the whole network. A CPU is faster too where that fits its cache; other devices need many to be busy.
+CPU_TOKENS, TOKENS = 1024, 32768
 
-    Tokens go through a few at a time: inside they take sixteen times their own memory, the most of the whole
-    network. A CPU is faster too where that fits its cache; other devices need many tokens to be busy.
-    """
+
+class FeedForward(nn.Module):
+    """Stable Diffusion's gated feed-forward, four times as wide inside, a number of tokens at a time."""
 
     def __init__(self, make: Layers, width: int):
         super().__init__()
         self.net = nn.Sequential(GEGLU(make, width, 4 * width), nn.Identity(), make.Linear(4 * width, width))
 
     def forward(self, x: Tensor) -> Tensor:
-        tokens = 1024 if x.is_cpu else 32768
+        tokens = CPU_TOKENS if x.is_cpu else TOKENS
         return torch.cat([self.net(some) for some in x.flatten(0, -2).split(tokens)]).view(x.shape)
 
 
