@@ -10,6 +10,7 @@ from torch import nn
 from univid.blocks import ResBlock, SpatialTransformer
 from univid.checkpoints.names import diffusers_unet
 from univid.config import ImageStreamConfig, TemporalConfig, UNetConfig
+from univid.unet import UNet
 
 SMALL = UNetConfig(
     in_channels=4,
@@ -279,3 +280,23 @@ def image_processor(layer, scale=1.0):
     weights = {"to_k_ip.0.weight": layer.to_k_image.weight, "to_v_ip.0.weight": layer.to_v_image.weight}
     processor.load_state_dict(weights, strict=True)
     return processor
+
+
+def built_with_operations(config):
+    """A UNet on the meta device, and the parameters of the leaves that `operations` made, {id: name}."""
+    made = []
+
+    class Operations:
+        def __getattr__(self, name):
+            def make(*args, **kwargs):
+                made.append(getattr(torch.nn, name)(*args, **kwargs))
+                return made[-1]
+
+            return make
+
+    unet = UNet(config, operations=Operations(), device="meta", dtype=torch.float16)
+    return unet, {id(p): name for layer in made for name, p in layer.named_parameters(recurse=False)}
+
+
+def difference(a, b):
+    return (a - b).abs().max().item()

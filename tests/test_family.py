@@ -6,7 +6,7 @@ import dataclasses
 import diffusers
 import pytest
 import torch
-from reference import RELATIVE, randn, randomize
+from reference import RELATIVE, difference, randn, randomize
 
 from univid.attention import attention
 from univid.checkpoints import describe, load, save
@@ -27,10 +27,6 @@ I2VGENXL_REST = ("image_latents_.*", "context_embedding.*")  # what makes its co
 def no_gradients():
     with torch.no_grad():
         yield
-
-
-def difference(a, b):
-    return (a - b).abs().max().item()
 
 
 def diffusers_config(config):

@@ -6,7 +6,7 @@ import dataclasses
 import diffusers
 import pytest
 import torch
-from reference import RELATIVE, randn, randomize
+from reference import RELATIVE, built_with_operations, difference, randn, randomize
 
 from univid.conditioning import Conditioning, cat
 from univid.config import ImageStreamConfig, ResamplerConfig
@@ -22,10 +22,6 @@ TEXT_ONLY, BOTH = torch.tensor([[1.0, 0.0]] * 2), torch.tensor([[1.0, 0.7]] * 2)
 def no_gradients():
     with torch.no_grad():
         yield
-
-
-def difference(a, b):
-    return (a - b).abs().max().item()
 
 
 def with_stream(frames=None, tokens=4, **fields):
@@ -213,17 +209,6 @@ def test_conditions_join_and_move(per_frame):
 
 
 def test_every_parameter_is_a_leaf_of_the_given_operations():
-    made = []
-
-    class Operations:
-        def __getattr__(self, name):
-            def make(*args, **kwargs):
-                made.append(getattr(torch.nn, name)(*args, **kwargs))
-                return made[-1]
-
-            return make
-
-    unet = UNet(with_stream(frames=3, fps=True), operations=Operations(), device="meta", dtype=torch.float16)
-    leaves = {id(p): name for layer in made for name, p in layer.named_parameters(recurse=False)}
+    unet, leaves = built_with_operations(with_stream(frames=3, fps=True))
     assert {id(p) for p in unet.parameters()} == leaves.keys() and set(leaves.values()) == {"weight", "bias"}
     assert not list(unet.buffers())

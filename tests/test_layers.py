@@ -8,6 +8,7 @@ from diffusers.models.attention_processor import Attention
 from reference import (
     attend,
     centres,
+    difference,
     image_processor,
     pst_attention,
     randn,
@@ -37,10 +38,6 @@ CLIPS, FRAMES, HEADS, WIDTH, CONTEXT = 2, 5, 3, 24, 20
 def no_gradients():
     with torch.no_grad():
         yield
-
-
-def difference(a, b):
-    return (a - b).abs().max().item()
 
 
 def test_attention_is_the_softmax_head_by_head():

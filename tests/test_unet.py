@@ -5,7 +5,17 @@ import dataclasses
 
 import pytest
 import torch
-from reference import NEW, SMALL, PlainUniVid, randn, randomize, silence, stable_diffusion
+from reference import (
+    NEW,
+    SMALL,
+    PlainUniVid,
+    built_with_operations,
+    difference,
+    randn,
+    randomize,
+    silence,
+    stable_diffusion,
+)
 from torch.utils.flop_counter import FlopCounterMode
 
 from univid.attention import attention
@@ -64,10 +74,6 @@ def conditions(text_weight=1.0, image_weight=0.0, **fields):
 def per_frame(model, x, timesteps=TIMESTEPS, text=TEXT):
     """A 2-D U-Net on every frame of x `[b c t h w]` alone."""
     return torch.stack([model(frame, timesteps, text).sample for frame in x.unbind(2)], 2)
-
-
-def difference(a, b):
-    return (a - b).abs().max().item()
 
 
 def counted(config=NARROW):
@@ -280,18 +286,7 @@ def test_pst_attention_is_one_call_a_block():
 
 
 def test_every_parameter_is_a_leaf_of_the_given_operations():
-    made = []
-
-    class Operations:
-        def __getattr__(self, name):
-            def make(*args, **kwargs):
-                made.append(getattr(torch.nn, name)(*args, **kwargs))
-                return made[-1]
-
-            return make
-
-    unet = UNet(SMALL, operations=Operations(), device="meta", dtype=torch.float16)
-    leaves = {id(p): name for layer in made for name, p in layer.named_parameters(recurse=False)}
+    unet, leaves = built_with_operations(SMALL)
     assert {id(p) for p in unet.parameters()} == leaves.keys() and set(leaves.values()) == {"weight", "bias"}
     assert not list(unet.buffers())
     assert unet.dtype == torch.float16 and {(p.dtype, p.device.type) for p in unet.parameters()} == {
