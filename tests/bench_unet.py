@@ -11,23 +11,27 @@ weights, imported. Guided: the two branches of classifier-free guidance in one b
 - seconds: median of the rounds. In a round every network runs once, then the GEMM, so that a machine that
   slows down slows them all.
 - of gemm: the rate beside that of a large square matrix product; the row `gemm` is our FLOPs at that rate.
-- peak MB: the weights, and what a second forward adds to this process's resident memory at most: the kernel's
-  high-water mark, reset before, while every tensor has pages of its own (Linux with glibc). So it counts
-  what is live, scratch memory of the kernels too. On an accelerator the same of its allocator.
+- peak MB: the weights, and what a second forward adds to a process's resident memory at most: the kernel's
+  high-water mark, reset before. Each network has a process of its own for it, in which every tensor has pages
+  of its own from the first on (Linux with glibc), so that freed memory is not counted and scratch memory of
+  the kernels is. On an accelerator the same of its allocator.
 
 The outputs have to agree (1e-4 in fp32). The last lines, of the last width: `ratio`, our seconds over
 diffusers', `memory`, our peak over theirs, and `gemm`, our share of the measured rate.
 """
 
 import argparse
-import ctypes
 import dataclasses
 import gc
+import multiprocessing
+import os
 import statistics
 import time
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from unittest import mock
 
 import torch
 from torch import Tensor, nn
@@ -46,8 +50,8 @@ CPU = {"widths": (64, 128), "size": (24, 20, 36), "rounds": 3}
 ACCELERATOR = {"widths": (FAMILY.unet.model_channels,), "size": (24, 40, 72), "rounds": 10}
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.2}  # of values of about one
 BRANCHES = 2
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc's numbers, and the values that a busy process arrives at
-GLIBC_BUSY = {M_MMAP_THRESHOLD: 2**25, M_TRIM_THRESHOLD: 2**26}
+# glibc reads these when a process starts: what is freed goes back to the system at once.
+OWN_PAGES = {"MALLOC_MMAP_THRESHOLD_": str(2**16), "MALLOC_TRIM_THRESHOLD_": str(2**17)}
 
 PARTS = {
     nn.Conv2d: "Conv2d",
@@ -127,9 +131,10 @@ class Case:
         return self.call(*self.inputs)
 
 
-def cases_of(width: int, size: tuple[int, int, int], device, compiled: bool = False) -> dict[str, Case]:
+def cases_of(
+    config: UNetConfig, size: tuple[int, int, int], device, compiled: bool = False
+) -> dict[str, Case]:
     """Ours and theirs with the same weights and input; with `compiled` ours a second time, compiled."""
-    config = config_of(width)
     torch.manual_seed(0)
     with torch.device(device):
         theirs = diffusers_unet(config)
@@ -187,24 +192,31 @@ def clock(device: torch.device) -> float:
 
 
 def peak_memory(case: Case, device: torch.device) -> int:
-    """Bytes of the weights, and of what a forward adds to them at most."""
+    """Bytes of the weights, and of what a second forward adds to them at most."""
     weights = sum(parameter.nbytes for parameter in case.network.parameters())
-    gc.collect()
     if device.type != "cpu":
         before = torch.accelerator.memory_allocated()
         torch.accelerator.reset_peak_memory_stats()
         case.run()
         return weights + torch.accelerator.max_memory_allocated() - before
-    libc = ctypes.CDLL(None)
-    libc.mallopt(M_MMAP_THRESHOLD, 2**16)
-    libc.malloc_trim(0)
+    case.run()
+    gc.collect()
     Path("/proc/self/clear_refs").write_text("5")
     before = resident("VmRSS")
     case.run()
-    peak = resident("VmHWM") - before
-    for option, value in GLIBC_BUSY.items():
-        libc.mallopt(option, value)
-    return weights + peak
+    return weights + resident("VmHWM") - before
+
+
+def peak_of_case(name: str, config: UNetConfig, size: tuple[int, int, int], threads: int) -> int:
+    torch.set_num_threads(threads)
+    return peak_memory(cases_of(config, size, "cpu").pop(name), torch.device("cpu"))
+
+
+def in_own_process(call: Callable, *args):
+    """The result of `call` in a new process whose tensors have pages of their own."""
+    with mock.patch.dict(os.environ, OWN_PAGES):
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+            return pool.submit(call, *args).result()
 
 
 def resident(field: str) -> int:
@@ -224,28 +236,34 @@ def medians(cases: dict[str, Case | Gemm], rounds: int, device: torch.device) ->
     return {name: statistics.median(values) for name, values in times.items()}
 
 
-def bench(width: int, args: argparse.Namespace) -> dict[str, float]:
-    """Print one width's tables; the numbers of the closing lines."""
+def bench(config: UNetConfig, args: argparse.Namespace) -> dict[str, float]:
+    """Print one network's tables; the numbers of the closing lines."""
     device = torch.device(args.device)
     compiled = device.type != "cpu"
     gemm = Gemm(device)
     gemm.run()
     flops = {}
-    for name, case in cases_of(width, args.size, "meta").items():
+    for name, case in cases_of(config, args.size, "meta").items():
         with FlopCounterMode(display=False) as counter:
             flops[name] = by_part(case, counter.get_total_flops)
-    cases = cases_of(width, args.size, device, compiled)
+    cases = cases_of(config, args.size, device, compiled)
     outputs = [case.run() for case in cases.values()]  # compiles and tunes
     difference = max((out - outputs[1]).abs().max().item() for out in outputs)
     if not difference < TOLERANCE[outputs[0].dtype]:
         raise SystemExit(f"expected equal outputs, got a difference of {difference:.1e}")
     del outputs
     seconds = medians(cases | {"gemm": gemm}, args.rounds, device)
-    peaks = {name: peak_memory(case, device) for name, case in cases.items()} | {"gemm": 3 * gemm.a.nbytes}
+    peaks = {
+        name: in_own_process(peak_of_case, name, config, args.size, args.threads)
+        if device.type == "cpu"
+        else peak_memory(case, device)
+        for name, case in cases.items()
+    } | {"gemm": 3 * gemm.a.nbytes}
     totals = {name: flops.get(name, flops["univid"]).total() for name in peaks}
     peak_rate = gemm.flops / seconds["gemm"]
     seconds["gemm"] = totals["gemm"] / peak_rate
-    size, where = " x ".join(map(str, args.size)), f"{device}, {args.threads} CPU threads"
+    width, size = config.model_channels, " x ".join(map(str, args.size))
+    where = f"{device}, {args.threads} CPU threads"
     print(f"\nwidth {width}, {BRANCHES} x {size} latents, {gemm.a.dtype}, {where}, median of {args.rounds}")
     print(f"outputs differ by at most {difference:.1e}")
     print(f"{'':16}{'GFLOP':>10}{'seconds':>10}{'GFLOP/s':>10}{'of gemm':>10}{'peak MB':>10}")
@@ -286,7 +304,7 @@ def main(argv: list[str] | None = None) -> None:
     if not on_cpu:
         torch.set_default_dtype(torch.bfloat16)
     for width in args.widths:
-        closing = bench(width, args)
+        closing = bench(config_of(width), args)
     print()
     for name, value in closing.items():
         print(f"{name} {value:.2f}")
