@@ -45,7 +45,7 @@ clean: ## remove what make and the tests left, but no trained weights
 	find . -path ./.venv -prune -o -name __pycache__ -prune -exec rm -rf {} +
 
 # Built once, and again when a requirements file changes.
-$(STAMP): requirements.txt requirements-dev.txt
+$(STAMP): requirements.txt requirements-dev.txt training/requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null || { \
 	  echo "Expected Python 3.10 or newer, but $(PYTHON) is $$($(PYTHON) --version 2>/dev/null || echo missing);" \
 	    "install it, or name another one: make setup PYTHON=python3.12" >&2; exit 1; }

@@ -1,0 +1,49 @@
+"""Where training data lies and what is taken of it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+REFERENCES = ("random", "first")
+
+
+@dataclass(frozen=True)
+class SourceConfig:
+    """Folders, or tar shards as img2dataset and video2dataset write them, and which samples count."""
+
+    paths: tuple[str, ...]  # a folder, a tar, or many: "laion/{00000..00999}.tar", "panda/*.tar"
+    caption: str = "txt"  # the member that holds it, or "json:key"
+    at_least: Mapping[str, float] = field(default_factory=dict)  # by key of the sample's json: "aesthetic"
+    at_most: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Pictures and clips for training, cut to buckets of equal area."""
+
+    images: SourceConfig | None = None
+    clips: SourceConfig | None = None
+    # (height, width) in pixels, multiples of 64
+    buckets: tuple[tuple[int, int], ...] = ((320, 576), (384, 448), (448, 384), (576, 320))
+    min_frames: int = 8  # of a clip; every number up to max_frames is equally likely
+    max_frames: int = 24
+    fps: float = 8.0  # of the frames that are taken of a clip
+    reference: str = "random"  # which frame is shown as the picture: "random", or "first" for animation
+    augment: bool = True  # a random window and crop; False = the clip's beginning and middle
+    workers: int = 4  # processes that decode, on every rank
+    pool: int = 16  # neighbouring shards whose samples are shuffled together
+    max_bad_share: float = 0.05  # of samples that cannot be used; more stop the run
+
+    def __post_init__(self):
+        if self.reference not in REFERENCES:
+            raise ValueError(f"reference must be one of {REFERENCES}, got {self.reference!r}.")
+        if not 1 <= self.min_frames <= self.max_frames:
+            raise ValueError(
+                f"expected 1 <= min_frames <= max_frames, got {self.min_frames} and {self.max_frames}."
+            )
+        if bad := [bucket for bucket in self.buckets if any(side < 64 or side % 64 for side in bucket)]:
+            raise ValueError(f"the sides of a bucket must be multiples of 64, got {bad}.")
+        if self.fps <= 0 or self.pool < 1 or self.workers < 0:
+            raise ValueError(
+                f"expected fps above 0, pool at least 1 and workers at least 0, "
+                f"got {self.fps}, {self.pool} and {self.workers}."
+            )
