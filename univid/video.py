@@ -63,7 +63,7 @@ def read_image(path: str | Path) -> Tensor:
             # Pillow warns from 89 megapixels on; twice that is its error, which stays
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(path) as image:
-                rgb = _to_rgb(ImageOps.exif_transpose(image))
+                rgb = to_rgb(ImageOps.exif_transpose(image))
     except FileNotFoundError as error:
         raise ValueError(f"expected a picture file, but {path} does not exist; check the path.") from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
@@ -74,7 +74,8 @@ def read_image(path: str | Path) -> Tensor:
     return from_uint8(np.asarray(rgb)[None])[:, :, 0]  # [1 3 h w]
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image) -> Image.Image:
+    """A picture of any mode as RGB: transparency is put on white, 16-bit grey is scaled to 8 bits."""
     if image.mode.startswith("I"):  # Pillow's own conversion clips 16 bits instead of scaling them
         image = Image.fromarray((np.asarray(image).clip(0, 65535) / 257).round().astype(np.uint8))
     if image.has_transparency_data:
