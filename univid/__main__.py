@@ -226,7 +226,7 @@ class ProgressBars:
 def _load(args: argparse.Namespace):
     import torch
 
-    from .checkpoints import load
+    from .checkpoints import apply_lora, load
 
     accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     best = accelerator or torch.device("cpu")
@@ -238,7 +238,21 @@ def _load(args: argparse.Namespace):
         raise ValueError(f"this machine has no device {args.device!r}; give 'auto' or '{best}'.")
     best_dtype = "fp32" if device.type == "cpu" else "bf16"
     dtype = _dtype(best_dtype if args.dtype == "auto" else args.dtype)
-    return load(args.checkpoint, device=device, dtype=dtype)
+    model = load(args.checkpoint, device=device, dtype=dtype)
+    for given in args.lora:
+        apply_lora(model, *split_strength(given))
+    return model
+
+
+def split_strength(given: str) -> tuple[str, float]:
+    """The file and the strength of FILE[:S]; a colon may also belong to the file's name."""
+    path, colon, strength = given.rpartition(":")
+    if not colon or Path(given).exists():
+        return given, 1.0
+    try:
+        return path, float(strength)
+    except ValueError:
+        return given, 1.0
 
 
 def _dtype(name: str):

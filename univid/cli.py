@@ -244,6 +244,13 @@ def _machine(parser: argparse.ArgumentParser) -> None:
         help="a UniVid checkpoint (default: the built-in one)",
     )
     group.add_argument(
+        "--lora",
+        action="append",
+        default=[],
+        metavar="FILE[:S]",
+        help="a LoRA trained on it, with strength S (default: 1); several add up",
+    )
+    group.add_argument(
         "--device", default="auto", metavar="NAME", help="auto: the accelerator if there is one, else cpu"
     )
     group.add_argument(
