@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from training.config import OptimConfig, Recipe
+from training.distributed import Network
 from training.loop import build_optimizer, take_step
 from training.state import State
 from training.task import MicroBatch
@@ -65,8 +66,9 @@ def five_losses() -> tuple[list[float], UNet]:
     recipe = Recipe(
         name="golden", task="golden", seed=0, steps=5, batch={}, optim=OptimConfig(lr=2e-3, warmup_steps=1)
     )
-    state = State.start(task.module, build_optimizer(recipe.optim, task.parameter_groups()))
-    losses = [float(take_step(recipe, task, state, torch.device("cpu"))["loss"]) for _ in range(5)]
+    state = State(task.module, build_optimizer(recipe.optim, task.parameter_groups()))
+    network = Network(task, recipe.engine)
+    losses = [float(take_step(recipe, task, network, state, torch.device("cpu"))["loss"]) for _ in range(5)]
     return losses, task.module
 
 

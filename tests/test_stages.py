@@ -6,9 +6,11 @@ import pytest
 import torch
 
 from training.__main__ import main
+from training.config import LogsConfig
 from training.data import shapes
 from training.export import lineage
 from training.loop import train
+from training.options import ShapesOptions, ShownOptions
 from training.recipes import RECIPES, TINY
 from training.stages import TASKS
 from training.stages.t2v import is_image_stream
@@ -23,11 +25,11 @@ from univid.vae import Autoencoder
 def short(name: str, **options):
     recipe = RECIPES[name]()
     batch = {modality: 2 for modality in recipe.batch}
-    if "clips" in recipe.options:
-        options = {"clips": 4} | options
-    return dataclasses.replace(
-        recipe, steps=2, batch=batch, validate_every=0, options={**recipe.options, **options}
-    )
+    if isinstance(recipe.options, ShapesOptions):
+        recipe = dataclasses.replace(
+            recipe, options=dataclasses.replace(recipe.options, **({"clips": 4} | options))
+        )
+    return dataclasses.replace(recipe, steps=2, batch=batch, logs=LogsConfig())
 
 
 @pytest.fixture(scope="module")
@@ -98,9 +100,8 @@ def test_the_vision_tower_learns_on_and_the_text_tower_stays(root):
 
 def test_a_frame_at_its_place_may_have_the_picture_of_another_frame(root):
     def pictures_that_differ(own_picture: bool) -> float:
-        task = TASKS["pictures"](
-            short("tiny_pictures", picture_of_clip=not own_picture, still_share=0.0), root
-        )
+        shown = ShownOptions(places=True, picture_of_clip=not own_picture, still_share=0.0)
+        task = TASKS["pictures"](short("tiny_pictures", shown=shown), root)
         samples = task.samples("image", range(200), 200)
         tokens = task.data.image_tokens.float()  # [n t m d]
         shown = [

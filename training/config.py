@@ -4,10 +4,12 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+
+from .options import Options
 
 DTYPES = ("float32", "bfloat16")
 DECAYS = ("constant", "linear", "cosine")
+PARALLEL = ("ddp", "fsdp")
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,42 @@ class OptimConfig:
 
 
 @dataclass(frozen=True)
+class EngineConfig:
+    """How a step is spread over processes and computed: its speed and memory, and no more than its rounding.
+
+    So a run may be continued with another engine, on more or fewer processes.
+    """
+
+    parallel: str = "ddp"  # "ddp": every process has the whole network; "fsdp" (FSDP2): a part of each layer
+    micro_batch: Mapping[str, int] = field(default_factory=dict)  # samples of one pass on one process,
+    # by modality; a modality left out goes in one pass
+    checkpointing: bool = False  # compute activations again in the backward pass: less memory, a third slower
+    compile: bool = False  # torch.compile of each block
+
+    def __post_init__(self):
+        if self.parallel not in PARALLEL:
+            raise ValueError(f"parallel must be one of {PARALLEL}, got {self.parallel!r}.")
+        if any(size < 1 for size in self.micro_batch.values()):
+            raise ValueError(f"micro_batch must be at least 1, got {dict(self.micro_batch)}.")
+
+
+@dataclass(frozen=True)
+class LogsConfig:
+    """After how many steps a run writes what: 0 = never. None of it changes what is computed."""
+
+    every: int = 1  # a row of metrics.jsonl
+    save_every: int = 1000  # a state to continue from; always at the end
+    keep: int = 2  # states
+    validate_every: int = 0
+    sample_every: int = 0  # clips or pictures that the network makes
+    tensorboard: bool = False
+
+    def __post_init__(self):
+        if min(self.every, self.save_every, self.validate_every, self.sample_every) < 0 or self.keep < 1:
+            raise ValueError(f"expected intervals of at least 0 and keep of at least 1, got {self}.")
+
+
+@dataclass(frozen=True)
 class Recipe:
     """One run of the loop. Whatever changes its numbers stands here, so `config.json` can guard a resume."""
 
@@ -55,22 +93,17 @@ class Recipe:
     steps: int
     batch: Mapping[str, int]  # samples of one optimizer step, by modality: {"image": 64, "video": 8}
     optim: OptimConfig
-    options: Mapping[str, Any] = field(
-        default_factory=dict
-    )  # what the task needs to know beyond this, JSON values
+    options: Options = None
+    engine: EngineConfig = field(default_factory=EngineConfig)
     dtype: str = "float32"  # autocast of the loss; weights, gradients and moments stay float32
-    log_every: int = 1
-    save_every: int = 1000
-    validate_every: int = 0  # 0 = never
+    logs: LogsConfig = field(default_factory=LogsConfig)
     max_skipped: int = 10  # non-finite steps in a row before the run stops
 
     def __post_init__(self):
         if self.dtype not in DTYPES:
             raise ValueError(f"dtype must be one of {DTYPES}, got {self.dtype!r}.")
-        if min(self.steps, self.log_every, self.save_every, self.max_skipped) < 1:
-            raise ValueError(
-                f"steps, log_every, save_every and max_skipped of {self.name!r} must be at least 1."
-            )
+        if min(self.steps, self.max_skipped) < 1:
+            raise ValueError(f"steps and max_skipped of {self.name!r} must be at least 1.")
 
     def to_dict(self) -> dict:
         """JSON values only; equal recipes give equal dicts, also after a round trip through a file."""

@@ -1,9 +1,12 @@
 """From the finished runs to one native checkpoint: the built-in model."""
 
+import json
 from pathlib import Path
 
+import dacite
 import torch
 
+from training.config import Recipe
 from training.stages.towers import frozen_towers
 from training.stages.vae import frozen_vae
 from training.state import load
@@ -40,10 +43,25 @@ def export(root: Path, run: str, out: Path) -> None:
     checkpoints.save(out, model, dtype=torch.float16)
 
 
+def saved_recipe(folder: Path) -> Recipe | None:
+    """The recipe of a run on real data, from its config.json; None for the runs of the built-in model.
+
+    Raises:
+        ValueError: no run there.
+    """
+    path = folder / "config.json"
+    if not path.exists():
+        raise ValueError(f"expected a run in {folder}, got none; choose another with --root and --run.")
+    saved = json.loads(path.read_text())
+    if saved["task"] != "denoise":
+        return None
+    return dacite.from_dict(Recipe, saved, dacite.Config(cast=[tuple]))
+
+
 def lineage(root: Path, run: str) -> dict[str, float]:
     """The runs that led to this one, first to last, and the minutes that each took."""
     saved = load(root / run / "final.pt")
-    options = saved["recipe"]["options"]
+    options = saved["recipe"]["options"] or {} or {}
     minutes: dict[str, float] = {}
     for parent in ("start", "vae", "towers"):
         if options.get(parent):

@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch
@@ -16,47 +16,55 @@ from tqdm import tqdm
 
 from . import distributed, report
 from .config import OptimConfig, Recipe
+from .distributed import Network
+from .folder import claimed
 from .rng import seed_for
-from .state import State, claim
-from .task import Task
+from .state import State, Writer
+from .task import MicroBatch, Task
 
 
 def train(recipe: Recipe, task: Task, folder: Path | str, *, device="cpu", progress: bool = True) -> Path:
     """Train `task` by `recipe` in `folder`, continuing what is there; return the path of `final.pt`.
 
-    The folder holds config.json, metrics.jsonl, loss.png, the newest two states and, at the end, final.pt.
+    The folder holds config.json, metrics.jsonl, loss.png, the newest states and, at the end, final.pt.
 
     Raises:
-        ValueError: the folder holds a run with other settings, or one that is further than `recipe.steps`.
+        ValueError: the folder holds a run with other settings, one that is further than `recipe.steps`, or
+            one that is at work.
         FloatingPointError: `recipe.max_skipped` steps in a row had a loss or gradient that is not finite.
+        OSError: a state could not be written.
         SystemExit: SIGTERM or Ctrl-C, after saving.
     """
-    folder, device = Path(folder), torch.device(device)
+    folder, device, logs = Path(folder), torch.device(device), recipe.logs
     main = distributed.rank() == 0  # writes the folder; all processes read it
-    if main:
-        claim(folder, recipe)
-    distributed.barrier()
-    task.module.to(device).train()
-    state = State.start(task.module, build_optimizer(recipe.optim, task.parameter_groups()))
-    state.resume(folder)
-    if state.step > recipe.steps:
-        raise ValueError(
-            f"{folder} is at step {state.step}, beyond the {recipe.steps} steps asked for; ask for more."
-        )
-
-    started = time.monotonic() - state.seconds
-    with (
-        report.Metrics(folder, state.step) if main else contextlib.nullcontext() as metrics,
-        catch_signals() as caught,
-        _bar(recipe, state, progress and main) as bar,
-    ):
+    with contextlib.ExitStack() as stack:
+        if main:
+            stack.enter_context(claimed(folder, recipe))
+        distributed.barrier()
+        task.module.to(device).train()
+        network = Network(task, recipe.engine)
+        state = State(task.module, build_optimizer(recipe.optim, task.parameter_groups()))
+        state.resume(folder)
+        if state.step > recipe.steps:
+            raise ValueError(
+                f"{folder} is at step {state.step}, beyond the {recipe.steps} steps asked for; ask for more."
+            )
+        metrics = stack.enter_context(report.Metrics(folder, state.step, logs.tensorboard)) if main else None
+        caught = stack.enter_context(catch_signals())
+        bar = stack.enter_context(_bar(recipe, state, progress and main))
+        writer = stack.enter_context(contextlib.closing(Writer(folder, logs.keep)))
+        started = time.monotonic() - state.seconds
         while state.step < recipe.steps:
-            row = take_step(recipe, task, state, device)
+            row = take_step(recipe, task, network, state, device)
             state.seconds = time.monotonic() - started
-            validating = recipe.validate_every and state.step % recipe.validate_every == 0
-            if validating and main:
+            if due(logs.validate_every, state.step):
                 row |= validate(task, state)
-            if main and (validating or "skipped" in row or state.step % recipe.log_every == 0):
+            if due(logs.sample_every, state.step):
+                with state.averaged() as module, torch.no_grad():
+                    task.draw_samples(module, folder / "samples", state.step)
+            if main and (
+                "skipped" in row or any(due(n, state.step) for n in (logs.every, logs.validate_every))
+            ):
                 row = {name: float(value) for name, value in row.items()} | {"step": state.step}
                 metrics.write(row)
                 bar.set_postfix(loss=f"{row['loss']:.4g}", lr=f"{row['lr']:.2g}", refresh=False)
@@ -66,26 +74,34 @@ def train(recipe: Recipe, task: Task, folder: Path | str, *, device="cpu", progr
                     f"the loss or the gradient norm was not finite in {recipe.max_skipped} steps in a row, "
                     f"up to step {state.step}; lower the learning rate or look at the data of those steps."
                 )
-            stopping = distributed.any_process(bool(caught))
-            if main and (stopping or state.step % recipe.save_every == 0 or state.step == recipe.steps):
-                state.save(folder, recipe)
-                report.draw(folder)
+            stopping = distributed.any_process(bool(caught), device)
+            if stopping or due(logs.save_every, state.step) or state.step == recipe.steps:
+                writer.start(state)
+                if main:
+                    report.draw(folder)
+            writer.poll()
             if stopping:
+                writer.finish()
                 reason = caught[0] if caught else "another process"
                 raise SystemExit(
                     f"stopped by {reason} at step {state.step}, all is saved; run it again to go on."
                 )
-    if main:
-        state.save_final(folder, recipe)
-    distributed.barrier()
-    return folder / "final.pt"
+        writer.finish()
+        return state.save_final(folder, recipe)
 
 
-def take_step(recipe: Recipe, task: Task, state: State, device: torch.device) -> dict[str, Tensor | float]:
+def due(every: int, step: int) -> bool:
+    """Whether something that happens `every` so many steps (0 = never) happens after `step` of them."""
+    return every > 0 and step % every == 0
+
+
+def take_step(
+    recipe: Recipe, task: Task, network: Network, state: State, device: torch.device
+) -> dict[str, Tensor | float]:
     """One optimizer step: the micro-batches in order, their gradients summed. Return the row to log."""
     step, optim, optimizer = state.step, recipe.optim, state.optimizer
     seed_globally(seed_for(recipe.seed, "global", step), device)  # dropout and the like
-    for parameter in state.parameters:
+    for parameter in state.parameters.values():
         parameter.grad = None  # and what stays None is left alone by AdamW, weight decay and EMA
     lr = optim.learning_rate(step, recipe.steps)
     for group in optimizer.param_groups:
@@ -93,20 +109,20 @@ def take_step(recipe: Recipe, task: Task, state: State, device: torch.device) ->
 
     total, means = torch.zeros((), device=device), WeightedMeans()
     dtype = getattr(torch, recipe.dtype)
-    for name, weight, batch in task.micro_batches(step):
-        if weight == 0:  # a gradient of zeros is not the same as none: weight decay and momentum would act
-            continue
-        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            loss, extra = task.loss(batch)
-        (weight * loss).backward()
+    for (name, weight, batch), last in with_last(task.micro_batches(step)):
+        with network.passing(last):
+            with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+                loss, extra = network(batch)
+            (weight * loss).backward()
         total += weight * loss.detach()
         means.add(name, weight, {"loss": loss.detach()} | extra)
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    distributed.average([total, *(p.grad for p in parameters if p.grad is not None)])
-    norm = torch.nn.utils.clip_grad_norm_(parameters, optim.clip_norm)
+    row = {"loss": total} | means.result()
+    row = dict(zip(row, distributed.mean_over_processes(list(row.values())), strict=True))
+    norm = torch.nn.utils.clip_grad_norm_(state.parameters.values(), optim.clip_norm)
+    norm = distributed.whole(norm)
 
-    row = {"step": step + 1, "loss": total, "lr": lr, "grad_norm": norm} | means.result()
-    if (total + norm).isfinite():
+    row |= {"step": step + 1, "lr": lr, "grad_norm": norm}
+    if (row["loss"] + norm).isfinite():
         optimizer.step()
         state.update_ema(optim.ema_decay_at(step))
         state.skipped_in_a_row = 0
@@ -116,6 +132,23 @@ def take_step(recipe: Recipe, task: Task, state: State, device: torch.device) ->
         row["skipped"] = state.skipped
     state.step += 1
     return row
+
+
+def with_last(batches: Iterable[MicroBatch]) -> Iterator[tuple[MicroBatch, bool]]:
+    """Each micro-batch that counts, and whether it is the last one.
+
+    One of weight 0 is left out: a gradient of zeros is not the same as none, weight decay and momentum
+    would act on it.
+    """
+    waiting = None
+    for batch in batches:
+        if batch.weight == 0:
+            continue
+        if waiting is not None:
+            yield waiting, False
+        waiting = batch
+    if waiting is not None:
+        yield waiting, True
 
 
 def seed_globally(seed: int, device: torch.device) -> None:
@@ -135,8 +168,9 @@ def build_optimizer(optim: OptimConfig, groups: list[dict]) -> torch.optim.Optim
 
 @torch.no_grad()
 def validate(task: Task, state: State) -> dict[str, float]:
-    """The task's figures for the EMA weights, named valid/..."""
-    return {f"valid/{name}": value for name, value in task.validate(state.ema).items()}
+    """The task's figures for the EMA weights, named valid/... Every process computes them all."""
+    with state.averaged() as module:
+        return {f"valid/{name}": value for name, value in task.validate(module).items()}
 
 
 class WeightedMeans:

@@ -1,9 +1,11 @@
 """The recipes: each function returns one complete, frozen run."""
 
-from collections.abc import Callable, Mapping
-from types import MappingProxyType
+from collections.abc import Callable
+from dataclasses import replace
 
-from .config import OptimConfig, Recipe
+from .config import LogsConfig, OptimConfig, Recipe
+from .options import ShapesOptions, ShownOptions, VaeOptions, VisionOptions
+from .recipes_univid import univid_adapters, univid_joint, univid_t2v
 from .variants import ABLATIONS
 
 
@@ -15,11 +17,9 @@ def tiny_vae() -> Recipe:
         steps=3000,
         batch={"image": 16},
         optim=OptimConfig(lr=1.5e-3, weight_decay=0.0, warmup_steps=100, ema_decay=0.995),
-        options={"kl_weight": 3e-4},
+        options=VaeOptions(kl_weight=3e-4),
         dtype="bfloat16",
-        log_every=10,
-        save_every=400,
-        validate_every=400,
+        logs=LogsConfig(every=10, save_every=400, validate_every=400),
     )
 
 
@@ -32,9 +32,7 @@ def tiny_towers() -> Recipe:
         batch={"video": 48},
         optim=OptimConfig(lr=1e-3, weight_decay=0.05, warmup_steps=100, ema_decay=0.995),
         dtype="bfloat16",
-        log_every=10,
-        save_every=500,
-        validate_every=250,
+        logs=LogsConfig(every=10, save_every=500, validate_every=250),
     )
 
 
@@ -53,36 +51,37 @@ def tiny_places() -> Recipe:
     """
     return _tiny_unet(
         "tiny_places", task="t2v", start="tiny_images", seed=11, steps=500, lr=1.5e-3, batch={"image": 128},
-        options={
-            "places": True, "still_share": 0.1, "centered_share": 0.9,
-            "timestep_shift": {"image": 8.0, "video": 8.0},
-        },
+        shown=ShownOptions(places=True, still_share=0.1, centered_share=0.9),
+        timestep_shift={"image": 8.0, "video": 8.0},
     )  # fmt: skip
 
 
 # From here on a frame knows its place, and most paths lead through the middle.
-PLACED = {"places": True, "centered_share": 0.75, "timestep_shift": {"image": 3.0, "video": 3.0}}
+PLACED = {
+    "shown": ShownOptions(places=True, centered_share=0.75),
+    "timestep_shift": {"image": 3.0, "video": 3.0},
+}
 HALF = {"frame_stride": 2}  # every second frame: half the cost of a clip
 
 
 def tiny_t2v() -> Recipe:
     return _tiny_unet(
         "tiny_t2v", task="t2v", start="tiny_places", seed=4, steps=1600, lr=1e-3, decay="constant",
-        batch={"image": 16, "video": 16}, options=PLACED | HALF,
+        batch={"image": 16, "video": 16}, **(PLACED | HALF),
     )  # fmt: skip
 
 
 def tiny_adapters() -> Recipe:
     return _tiny_unet(
         "tiny_adapters", task="adapters", start="tiny_t2v", seed=6, steps=150, lr=1e-3,
-        batch={"image": 16, "video": 16}, options=PLACED | HALF,
+        batch={"image": 16, "video": 16}, **(PLACED | HALF),
     )  # fmt: skip
 
 
 def tiny_joint() -> Recipe:
     return _tiny_unet(
         "tiny_joint", task="joint", start="tiny_adapters", seed=7, steps=1500, lr=1e-3, decay="constant",
-        batch={"image": 16, "video": 16}, options=PLACED | HALF,
+        batch={"image": 16, "video": 16}, **(PLACED | HALF),
     )  # fmt: skip
 
 
@@ -90,14 +89,13 @@ def tiny_clips() -> Recipe:
     """Stage 3 ends on whole clips."""
     return _tiny_unet(
         "tiny_clips", task="joint", start="tiny_joint", seed=10, steps=500, lr=1e-3,
-        batch={"image": 16, "video": 8}, options=PLACED,
+        batch={"image": 16, "video": 8}, **PLACED,
     )  # fmt: skip
 
 
 # A single frame's picture is one of any frame of its clip, and single frames show what pictures say: noise.
 PICTURED = {
-    "picture_of_clip": True,
-    "centered_share": 0.5,
+    "shown": ShownOptions(places=True, picture_of_clip=True, centered_share=0.5),
     "timestep_shift": {"image": 8.0, "video": 3.0},
 }
 
@@ -107,10 +105,8 @@ def tiny_pictures() -> Recipe:
     return _tiny_unet(
         "tiny_pictures", task="pictures", start="tiny_clips", seed=12, steps=1200, lr=2e-3,
         batch={"image": 128},
-        options={
-            "places": True, "picture_of_clip": True, "still_share": 0.5, "centered_share": 0.25,
-            "timestep_shift": {"image": 8.0, "video": 8.0},
-        },
+        shown=ShownOptions(places=True, picture_of_clip=True, still_share=0.5, centered_share=0.25),
+        timestep_shift={"image": 8.0, "video": 8.0},
     )  # fmt: skip
 
 
@@ -123,11 +119,9 @@ def tiny_vision() -> Recipe:
         steps=1200,
         batch={"video": 128},
         optim=OptimConfig(lr=1e-3, weight_decay=0.05, warmup_steps=100, ema_decay=0.995),
-        options={"start": "tiny_towers"},
+        options=VisionOptions(start="tiny_towers"),
         dtype="bfloat16",
-        log_every=10,
-        save_every=300,
-        validate_every=300,
+        logs=LogsConfig(every=10, save_every=300, validate_every=300),
     )
 
 
@@ -135,7 +129,7 @@ def tiny_steering() -> Recipe:
     """From here on with the better vision tower, clips and single frames with a picture side by side."""
     return _tiny_unet(
         "tiny_steering", task="steering", start="tiny_pictures", towers="tiny_vision", seed=14, steps=600,
-        lr=1e-3, decay="constant", batch={"image": 48, "video": 16}, options=PLACED | PICTURED | HALF,
+        lr=1e-3, decay="constant", batch={"image": 48, "video": 16}, **(PLACED | PICTURED | HALF),
     )  # fmt: skip
 
 
@@ -143,7 +137,7 @@ def tiny_whole() -> Recipe:
     """The end: the same on whole clips."""
     return _tiny_unet(
         "tiny_whole", task="steering", start="tiny_steering", towers="tiny_vision", seed=15, steps=400,
-        lr=1e-3, batch={"image": 48, "video": 8}, options=PLACED | PICTURED,
+        lr=1e-3, batch={"image": 48, "video": 8}, **(PLACED | PICTURED),
     )  # fmt: skip
 
 
@@ -162,7 +156,8 @@ def ablations() -> dict[str, Recipe]:
             steps=500,
             lr=1e-3,
             batch={"image": 8, "video": 16},
-            options=PLACED | HALF | {"start_spatial_only": True},
+            start_spatial_only=True,
+            **(PLACED | HALF),
         )
         for variant in ABLATIONS
     }
@@ -180,7 +175,7 @@ def _tiny_unet(
     decay: str = "cosine",
     preset: str = "tiny",
     towers: str = "tiny_towers",
-    options: Mapping = MappingProxyType({}),
+    **options,
 ) -> Recipe:
     return Recipe(
         name=name,
@@ -191,29 +186,25 @@ def _tiny_unet(
         optim=OptimConfig(
             lr=lr, betas=(0.9, 0.99), weight_decay=0.01, warmup_steps=100, decay=decay, ema_decay=0.998
         ),
-        options={
-            "preset": preset,
-            "vae": "tiny_vae",
-            "towers": towers,
-            "start": start,
-            "start_spatial_only": False,
-            "data_seed": 8,
-            "clips": 8000,
-            "frames": 12,
-            "frame_stride": 1,
-            "loss_weights": {"image": 0.5, "video": 1.0},
-            "timestep_shift": {"image": 1.0, "video": 1.0},  # above 1: towards noise
-            "places": False,  # whether a single frame may be shown with its place in the clip
-            "picture_of_clip": False,  # whether such a frame's picture is one of any frame of its clip
-            "still_share": 0.5,  # of single frames whose caption leaves out the motion
-            "centered_share": 0.0,  # of samples whose path leads through the middle ...
-            "centered_within": 0.08,  # ... by this many sides
-        }
-        | options,
+        options=replace(
+            ShapesOptions(
+                preset=preset,
+                vae="tiny_vae",
+                towers=towers,
+                start=start,
+                start_spatial_only=False,
+                data_seed=8,
+                clips=8000,
+                frames=12,
+                frame_stride=1,
+                loss_weights={"image": 0.5, "video": 1.0},
+                timestep_shift={"image": 1.0, "video": 1.0},
+                shown=ShownOptions(),
+            ),
+            **options,
+        ),
         dtype="bfloat16",
-        log_every=10,
-        save_every=250,
-        validate_every=250,
+        logs=LogsConfig(every=10, save_every=250, validate_every=250),
     )
 
 
@@ -222,6 +213,7 @@ _BUILT_IN = (
     tiny_pictures, tiny_vision, tiny_steering, tiny_whole,
 )  # fmt: skip
 TINY = tuple(recipe.__name__ for recipe in _BUILT_IN)  # the built-in model, in this order
-RECIPES: dict[str, Callable[[], Recipe]] = {recipe.__name__: recipe for recipe in _BUILT_IN} | {
+_UNIVID = (univid_t2v, univid_adapters, univid_joint)  # full size
+RECIPES: dict[str, Callable[[], Recipe]] = {recipe.__name__: recipe for recipe in (*_UNIVID, *_BUILT_IN)} | {
     recipe.name: (lambda recipe=recipe: recipe) for recipe in ablations().values()
 }

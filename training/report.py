@@ -11,23 +11,35 @@ class Metrics:
     """`metrics.jsonl`: one row a logged step. A resumed run's file equals an uninterrupted one's.
 
     folder: the run's folder. step: the step that the run continues from; later rows are dropped.
+    tensorboard: also write for TensorBoard, below `tensorboard/`.
     """
 
-    def __init__(self, folder: Path, step: int):
+    def __init__(self, folder: Path, step: int, tensorboard: bool = False):
         path = folder / "metrics.jsonl"
         kept = [row for row in read(path) if row["step"] <= step]
         with atomic(path) as temporary:
             temporary.write_text("".join(map(_line, kept)))
         self.file = open(path, "a", buffering=1)  # by line: a kill loses no row that a state was saved after
 
+        self.board = None
+        if tensorboard:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self.board = SummaryWriter(folder / "tensorboard", purge_step=step + 1)
+
     def write(self, row: dict) -> None:
         self.file.write(_line(row))
+        if self.board is not None:
+            for name, value in row.items():
+                self.board.add_scalar(name, value, row["step"])
 
     def __enter__(self) -> "Metrics":
         return self
 
     def __exit__(self, *_) -> None:
         self.file.close()
+        if self.board is not None:
+            self.board.close()
 
 
 def read(path: Path) -> list[dict]:

@@ -1,22 +1,30 @@
-"""A run's folder: what it holds, how it is written so that a kill at any moment leaves it usable."""
+"""What a run carries from step to step, and how it lies on the disk: whole after a kill at any moment.
+
+A saved state is a folder that torch.distributed.checkpoint writes, each process its own part, while the run
+goes on. It has a temporary name until all parts are there. It can be read by any number of processes.
+"""
 
 import contextlib
-import copy
-import json
 import logging
 import os
-import zipfile
+import re
+import shutil
+import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from concurrent.futures import Future
 from pathlib import Path
 
 import torch
-from torch import nn
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from torch import Tensor, nn
 
-from .config import Recipe, differing_fields
+from . import distributed
+from .config import Recipe
 
-KEEP = 2
 log = logging.getLogger(__name__)
+warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # a single process is meant
+COUNTERS = ("step", "skipped", "skipped_in_a_row", "seconds")
 
 
 @contextlib.contextmanager
@@ -29,108 +37,210 @@ def atomic(path: Path) -> Iterator[Path]:
     os.replace(temporary, path)
 
 
-@dataclass
 class State:
-    """Everything that a run carries from one step to the next.
+    """The trained parameters of a module, their moving average, the optimizer and the counters.
 
     step: steps done, the run's one clock. skipped: non-finite steps, all and the last ones in a row.
-    seconds: time spent so far, over all resumes.
+    seconds: time spent so far, over all resumes. What is not trained is not saved: a task builds it anew.
     """
 
-    module: nn.Module
-    ema: nn.Module
-    optimizer: torch.optim.Optimizer
-    step: int = 0
-    skipped: int = 0
-    skipped_in_a_row: int = 0
-    seconds: float = 0.0
-
-    COUNTERS = ("step", "skipped", "skipped_in_a_row", "seconds")
-
-    def __post_init__(self):
+    def __init__(self, module: nn.Module, optimizer: torch.optim.Optimizer):
+        self.module, self.optimizer = module, optimizer
         # Listed once: walking a deep module at every step takes longer than a small step's arithmetic.
-        self.parameters = list(self.module.parameters())
-        self.parameter_pairs = list(zip(self.ema.parameters(), self.parameters, strict=True))
-        self.buffer_pairs = list(zip(self.ema.buffers(), self.module.buffers(), strict=True))
-
-    @classmethod
-    def start(cls, module: nn.Module, optimizer: torch.optim.Optimizer) -> "State":
-        return cls(module, copy.deepcopy(module).eval().requires_grad_(False), optimizer)
+        self.parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
+        self.ema = {name: p.detach().clone() for name, p in self.parameters.items()}
+        self.step = self.skipped = self.skipped_in_a_row = 0
+        self.seconds = 0.0
 
     @torch.no_grad()
     def update_ema(self, decay: float) -> None:
         """ema = decay * ema + (1 - decay) * weights, for the parameters that this step has moved."""
-        moved = [pair for pair in self.parameter_pairs if pair[1].grad is not None]
+        moved = [name for name, parameter in self.parameters.items() if parameter.grad is not None]
         if moved:
-            averages, weights = zip(*moved, strict=True)
+            averages, weights = [self.ema[name] for name in moved], [self.parameters[name] for name in moved]
             torch._foreach_lerp_(averages, weights, 1 - decay)
-        for average, buffer in self.buffer_pairs:
-            average.copy_(buffer)
 
-    def save(self, folder: Path, recipe: Recipe) -> Path:
-        """Write `step_<n>.pt`, then delete all but the newest two up to it."""
-        path = folder / f"step_{self.step:08d}.pt"
-        with atomic(path) as temporary:
-            torch.save(self._weights(recipe) | {"optimizer": self.optimizer.state_dict()}, temporary)
-        for old in sorted(p for p in folder.glob("step_*.pt") if p.name <= path.name)[:-KEEP]:
-            old.unlink()
-        return path
+    @contextlib.contextmanager
+    def averaged(self) -> Iterator[nn.Module]:
+        """The module in eval mode with its averaged weights; afterwards as it was, bit for bit."""
+        training = self.module.training
+        self._exchange()
+        try:
+            yield self.module.eval()
+        finally:
+            self._exchange()
+            self.module.train(training)
+
+    @torch.no_grad()
+    def _exchange(self) -> None:
+        for name, parameter in self.parameters.items():
+            kept = parameter.detach().clone()
+            parameter.copy_(self.ema[name])
+            self.ema[name].copy_(kept)
+        distributed.forget_gathered(self.module)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything that is saved, by "part/name"; a parameter that no step has moved has no moments."""
+        saved = {f"model/{name}": parameter.detach() for name, parameter in self.parameters.items()}
+        saved |= {f"ema/{name}": average for name, average in self.ema.items()}
+        for name, parameter in self.parameters.items():
+            for key, moment in self.optimizer.state.get(parameter, {}).items():
+                saved[f"optimizer/{name}/{key}"] = moment
+        counters = [getattr(self, name) for name in COUNTERS]
+        return saved | {"counters": torch.tensor(counters, dtype=torch.float64)}
+
+    @torch.no_grad()
+    def resume(self, folder: Path) -> bool:
+        """Continue from the newest complete state in `folder`; without one the run starts at step 0."""
+        path = newest(folder)
+        if path is None:
+            return False
+        tensors = self.tensors()
+        for key, (shape, dtype) in contents(path).items():
+            part, _, rest = key.partition("/")
+            if part == "optimizer":
+                like = self.parameters[rest.rpartition("/")[0]]
+                moment = like.shape == shape and like.dim() > 0
+                tensors[key] = torch.zeros_like(like) if moment else torch.zeros(shape, dtype=dtype)
+        _load(tensors, path)
+        for key, tensor in tensors.items():
+            if key.startswith("optimizer/"):
+                name, _, moment = key.removeprefix("optimizer/").rpartition("/")
+                parameter = self.parameters[name]
+                self.optimizer.state[parameter][moment] = tensor.to(parameter.device)
+        for name, value in zip(COUNTERS, tensors["counters"].tolist(), strict=True):
+            setattr(self, name, value if name == "seconds" else int(value))
+        log.info("continuing at step %d", self.step)
+        return True
+
+    def whole(self) -> dict[str, dict[str, Tensor]]:
+        """Model and EMA as full tensors on the CPU, untrained parameters too; all processes take part."""
+        model, averages = (
+            {name: distributed.whole(tensor).detach().to("cpu", copy=True) for name, tensor in part.items()}
+            for part in (self.module.state_dict(), self.ema)
+        )
+        return {"model": model, "ema": model | averages}
 
     def save_final(self, folder: Path, recipe: Recipe) -> Path:
         """Write `final.pt`: model, EMA, counters and recipe, without the optimizer."""
-        with atomic(folder / "final.pt") as temporary:
-            torch.save(self._weights(recipe), temporary)
-        return folder / "final.pt"
+        path, weights = folder / "final.pt", self.whole()
+        if distributed.rank() == 0:
+            counters = {name: getattr(self, name) for name in COUNTERS}
+            with atomic(path) as temporary:
+                torch.save(weights | {"recipe": recipe.to_dict()} | counters, temporary)
+        distributed.barrier()
+        return path
 
-    def resume(self, folder: Path) -> None:
-        """Continue from the newest complete state in `folder`; without one the run starts at step 0."""
-        saved = newest(folder)
-        if saved is None:
+
+class Writer:
+    """Saves states beside the running training, one at a time, and keeps the newest `keep`."""
+
+    def __init__(self, folder: Path, keep: int):
+        self.folder, self.keep = folder, keep
+        self.pending: tuple[Future, Path] | None = None
+        # A group of its own: its messages must not meet those of the training going on.
+        self.group = dist.new_group(backend="gloo") if dist.is_initialized() else None
+
+    def start(self, state: State) -> None:
+        """Copy the state and begin to write it as `step_<n>`; what was being written is finished first."""
+        self.finish()
+        path = self.folder / f"step_{state.step:08d}"
+        if path.exists():
             return
-        self.module.load_state_dict(saved["model"])
-        self.ema.load_state_dict(saved["ema"])
-        self.optimizer.load_state_dict(saved["optimizer"])
-        for name in self.COUNTERS:
-            setattr(self, name, saved[name])
-        log.info("continuing at step %d", self.step)
+        future = dcp.async_save(
+            state.tensors(),
+            checkpoint_id=temporary_of(path),
+            process_group=self.group,
+            no_dist=self.group is None,
+        )
+        self.pending = future, path
 
-    def _weights(self, recipe: Recipe) -> dict:
-        counters = {name: getattr(self, name) for name in self.COUNTERS}
-        return {
-            "model": self.module.state_dict(),
-            "ema": self.ema.state_dict(),
-            "recipe": recipe.to_dict(),
-        } | counters
+    def close(self) -> None:
+        """Also when the training broke off: the state that is being written is worth waiting for."""
+        self.finish()
+
+    def poll(self) -> None:
+        """Give the state its name if it is written by now."""
+        if self.pending and self.pending[0].done():
+            self.finish()
+
+    def finish(self) -> None:
+        """Wait until nothing is being written.
+
+        Raises:
+            OSError: the state could not be written; those before it are whole.
+        """
+        if self.pending is None:
+            return
+        (future, path), self.pending = self.pending, None
+        try:
+            future.result()
+        except Exception as error:
+            raise OSError(
+                f"{path} could not be written ({_root_cause(error)}); the states before it are whole: "
+                "make room and run it again to go on."
+            ) from error
+        if distributed.rank() == 0:
+            os.replace(temporary_of(path), path)
+            for old in states(self.folder)[: -self.keep]:
+                shutil.rmtree(old)
+
+
+def temporary_of(path: Path) -> Path:
+    return path.with_name(f".partial_{path.name}")
+
+
+def states(folder: Path) -> list[Path]:
+    """The complete states in `folder`, oldest first. Its metadata is the last thing written of a state."""
+    found = sorted(path for path in folder.glob("step_*") if re.fullmatch(r"step_\d{8}", path.name))
+    complete = [path for path in found if (path / ".metadata").is_file()]
+    for path in sorted(set(found) - set(complete)):
+        log.warning("%s is incomplete and passed over", path)
+    return complete
+
+
+def newest(folder: Path) -> Path | None:
+    return next(reversed(states(folder)), None)
+
+
+def purge(folder: Path) -> None:
+    """Remove what a killed run left half written."""
+    for path in folder.glob(".partial_*"):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def contents(path: Path) -> dict[str, tuple[torch.Size, torch.dtype]]:
+    """Names of a saved state's tensors, their shapes and types."""
+    metadata = dcp.FileSystemReader(path).read_metadata().state_dict_metadata
+    return {name: (entry.size, entry.properties.dtype) for name, entry in metadata.items()}
+
+
+def read_state(path: Path) -> dict:
+    """A saved state as full tensors on the CPU: "model", "ema", "optimizer" by name, and the counters."""
+    tensors = {name: torch.zeros(shape, dtype=dtype) for name, (shape, dtype) in contents(path).items()}
+    _load(tensors, path, no_dist=True)
+    found: dict = {"model": {}, "ema": {}, "optimizer": {}}
+    found |= dict(zip(COUNTERS, tensors.pop("counters").tolist(), strict=True))
+    for key, tensor in tensors.items():
+        part, _, name = key.partition("/")
+        if part == "optimizer":
+            name, _, moment = name.rpartition("/")
+            found[part].setdefault(name, {})[moment] = tensor
+        else:
+            found[part][name] = tensor
+    return found
 
 
 def load(path: Path) -> dict:
-    """A saved state or `final.pt` as a dict on the CPU: model, ema, step, recipe, seconds ..."""
+    """A `final.pt` as a dict on the CPU: model, ema, step, recipe, seconds ..."""
     return torch.load(path, map_location="cpu", weights_only=True)
 
 
-def newest(folder: Path) -> dict | None:
-    """The newest complete state in `folder`; ones cut short are reported and passed over."""
-    for path in sorted(folder.glob("step_*.pt"), reverse=True):
-        if zipfile.is_zipfile(path):  # torch.save writes a zip, and a zip's directory is its end
-            return load(path)
-        log.warning("%s is incomplete, trying the state before it", path)
-    return None
+def _load(tensors: dict[str, Tensor], path: Path, no_dist: bool = False) -> None:
+    dcp.load(tensors, checkpoint_id=path, no_dist=no_dist or not dist.is_initialized())
 
 
-def claim(folder: Path, recipe: Recipe) -> None:
-    """Make `folder` this recipe's own: write config.json, or compare with the one that is there.
-
-    Raises:
-        ValueError: the folder holds a run of another recipe. Only `steps` may change between resumes.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "config.json"
-    if path.exists():
-        differing = differing_fields(json.loads(path.read_text()), recipe.to_dict())
-        if differing := [name for name in differing if name != "steps"]:
-            raise ValueError(
-                f"{folder} holds a run with other settings ({', '.join(differing)}); "
-                "take another folder, or put the settings back to continue it."
-            )
-    with atomic(path) as temporary:
-        temporary.write_text(json.dumps(recipe.to_dict(), indent=2) + "\n")
+def _root_cause(error: BaseException) -> str:
+    while error.__cause__ or error.__context__:
+        error = error.__cause__ or error.__context__
+    return str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__

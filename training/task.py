@@ -1,6 +1,7 @@
 """The contract between the loop and what it trains."""
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor, nn
@@ -39,7 +40,13 @@ class Task(Protocol):
         """
 
     def validate(self, module: nn.Module) -> dict[str, float]:
-        """Figures of merit of `module`, the EMA in eval mode, under no_grad."""
+        """Figures of merit of `module`, which has the averaged weights and is in eval mode, under no_grad."""
+
+    def draw_samples(self, module: nn.Module, folder: Path, step: int) -> None:
+        """Write pictures or clips of what `module` makes, likewise. Every process calls, the first writes.
+
+        Needed by recipes whose `logs.sample_every` is above 0.
+        """
 
 
 def parameter_groups(module: nn.Module) -> list[dict]:

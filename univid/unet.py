@@ -162,6 +162,7 @@ class UNet(nn.Module):
         cond: Conditioning,
         *,
         reference_frames: Mapping[int, Sequence[int] | Tensor] | None = None,
+        streams: tuple[bool, bool] | None = None,
         hook: BlockHook = lambda place, index, h, skip: (h, skip),
     ) -> Tensor:
         """Run the network on any number of frames, height and width.
@@ -171,6 +172,9 @@ class UNet(nn.Module):
             cond: text and image tokens, modality weights, concat latents, fps.
             reference_frames: frame indices for PSTAttn-f by level, {f: indices}; a level left out takes the
                 centre of each segment.
+            streams: whether the streams of text and image run; None = those with a weight other than 0
+                somewhere. One that runs at weight 0 adds nothing but gradients of zero: processes that train
+                together have to run the same layers.
             hook: sees and may change what flows between the blocks (control nets and the like).
 
         Raises:
@@ -178,7 +182,7 @@ class UNet(nn.Module):
                 other input channels, or a level, an fps or an image stream that the network does not have.
         """
         frames = x.shape[2]
-        context = self._context(x, timesteps, cond, reference_frames or {})
+        context = self._context(x, timesteps, cond, reference_frames or {}, streams)
         if cond.concat is not None:
             x = torch.cat([x, cond.concat], dim=1)
         if x.shape[1] != self.config.in_channels:
@@ -200,7 +204,20 @@ class UNet(nn.Module):
             h = self._run(block, h, context, size=skips[-1].shape[-2:] if skips else None)
         return rearrange(self.out(h), "(b t) c h w -> b c t h w", t=frames)
 
-    def _context(self, x: Tensor, timesteps: Tensor, cond: Conditioning, given: Mapping) -> Context:
+    def blocks(self) -> list[nn.Module]:
+        """The layers that run one after the other, which training shards and compiles one by one."""
+        return [
+            layer for block in (*self.input_blocks, self.middle_block, *self.output_blocks) for layer in block
+        ]
+
+    def _context(
+        self,
+        x: Tensor,
+        timesteps: Tensor,
+        cond: Conditioning,
+        given: Mapping,
+        streams: tuple[bool, bool] | None,
+    ) -> Context:
         clips, frames = x.shape[0], x.shape[2]
         if cond.clips != clips or cond.frames not in (None, frames):
             shape = f"{cond.clips} clips" + (f" of {cond.frames} frames" if cond.frames else "")
@@ -217,7 +234,7 @@ class UNet(nn.Module):
             if unknown := sorted(set(levels) - set(self.config.factors)):
                 raise ValueError(f"{name} must be for levels among {self.config.factors}, got {unknown}.")
         weights = cond.weights if cond.weights.dim() == 3 else cond.weights[:, None]
-        text_on, image_on = (weights != 0).flatten(0, 1).any(0).tolist()
+        text_on, image_on = streams or (weights != 0).flatten(0, 1).any(0).tolist()
         channels = self.config.model_channels
         embedding = self.time_embed(timestep_embedding(timesteps, channels).to(x.dtype))
         if self.fps_embedding is not None:

@@ -1,6 +1,6 @@
 """Stage 3: everything learns, under text, picture and both."""
 
 from .adapters import MODES
-from .unet import Stage
+from .conditions import Stage
 
 STAGE = Stage(trains=lambda name: True, modes=MODES)

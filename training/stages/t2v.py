@@ -4,11 +4,6 @@ Single frames skip every temporal layer, so they move spatial parameters only (p
 exclusively updated the spatial layer"); clips move both.
 """
 
-from .unet import NONE, TEXT, Stage
-
-
-def is_image_stream(name: str) -> bool:
-    return name.startswith("image_projection.") or name.endswith(("to_k_image.weight", "to_v_image.weight"))
-
+from .conditions import NONE, TEXT, Stage, is_image_stream
 
 STAGE = Stage(trains=lambda name: not is_image_stream(name), modes={NONE: 0.1, TEXT: 0.9})

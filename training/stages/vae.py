@@ -48,7 +48,7 @@ class AutoencoderTask:
         error = error * (1 + 2 * (chroma > 0.1))
         l1, l2 = error.abs().mean(), error.square().mean()
         kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).float().mean()
-        return l1 + l2 + self.recipe.options["kl_weight"] * kl, {"l1": l1.detach(), "kl": kl.detach()}
+        return l1 + l2 + self.recipe.options.kl_weight * kl, {"l1": l1.detach(), "kl": kl.detach()}
 
     def validate(self, module: Autoencoder) -> dict[str, float]:
         return reconstruction_figures(module, clips=36)

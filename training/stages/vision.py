@@ -27,7 +27,7 @@ class VisionTask:
         self.recipe = recipe
         torch.manual_seed(recipe.seed)
         self.module = Towers().requires_grad_(False)  # clip head and temperature start anew
-        start = frozen_towers(root / recipe.options["start"])
+        start = frozen_towers(root / recipe.options.start)
         self.module.text.load_state_dict(start.text.state_dict())
         self.module.vision.load_state_dict(start.vision.state_dict())
         self.stills = sorted({scene.still_caption for scene in shapes.SCENES})

@@ -1,0 +1,47 @@
+"""A run's folder: whose it is, and that one run at a time works in it."""
+
+import contextlib
+import fcntl
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from .config import Recipe, differing_fields
+from .state import atomic, purge
+
+# What may differ when a run is continued: it changes how long and how, not what is computed.
+FREE = ("steps", "engine.", "logs.")
+
+
+@contextlib.contextmanager
+def claimed(folder: Path, recipe: Recipe) -> Iterator[None]:
+    """Make `folder` this recipe's own while the block runs, and remove what a killed run left half written.
+
+    Raises:
+        ValueError: another run is at work there, or the folder holds a run of another recipe.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise ValueError(
+                f"another run is at work in {folder}; wait for it, stop it, or take another folder."
+            ) from error
+        purge(folder)
+        claim(folder, recipe)
+        yield
+
+
+def claim(folder: Path, recipe: Recipe) -> None:
+    """Write config.json, or compare with the one that is there."""
+    path = folder / "config.json"
+    if path.exists():
+        differing = differing_fields(json.loads(path.read_text()), recipe.to_dict())
+        if differing := [name for name in differing if not name.startswith(FREE)]:
+            raise ValueError(
+                f"{folder} holds a run with other settings ({', '.join(differing)}); "
+                "take another folder, or put the settings back to continue it."
+            )
+    with atomic(path) as temporary:
+        temporary.write_text(json.dumps(recipe.to_dict(), indent=2) + "\n")

@@ -1,0 +1,123 @@
+"""What each task needs to know beyond the recipe's own fields; a recipe holds one of these."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from .data.config import DataConfig
+from .lora import LoraConfig
+
+
+@dataclass(frozen=True)
+class VaeOptions:
+    kl_weight: float
+
+
+@dataclass(frozen=True)
+class VisionOptions:
+    start: str  # the run whose towers learn on
+
+
+@dataclass(frozen=True)
+class ShownOptions:
+    """Which clips and frames of the procedural set are shown, and how."""
+
+    places: bool = False  # whether a single frame may be shown with its place in the clip
+    picture_of_clip: bool = False  # whether such a frame's picture is one of any frame of its clip
+    still_share: float = 0.5  # of single frames whose caption leaves out the motion
+    centered_share: float = 0.0  # of samples whose path leads through the middle ...
+    centered_within: float = 0.08  # ... by this many sides
+
+
+@dataclass(frozen=True)
+class ShapesOptions:
+    """The U-Net on the procedural set."""
+
+    preset: str
+    vae: str  # runs: the autoencoder, the towers, and the U-Net to start from
+    towers: str
+    start: str | None
+    start_spatial_only: bool
+    data_seed: int
+    clips: int
+    frames: int
+    frame_stride: int
+    loss_weights: Mapping[str, float]  # by modality
+    timestep_shift: Mapping[str, float]  # above 1: towards noise
+    shown: ShownOptions
+
+
+STAGES = ("t2v", "adapters", "adapters_kv", "joint", "full", "lora")
+FROZEN_DTYPES = ("float32", "bfloat16", "float16")
+
+
+@dataclass(frozen=True)
+class NoiseOptions:
+    """How much noise a sample gets, of what kind, and how the error on it counts."""
+
+    offset: float = 0.0  # strength of noise that a whole channel of a clip has in common (UniVG: 0.1)
+    # of timesteps, by modality; above 1: towards noise
+    shift: Mapping[str, float] = field(default_factory=dict)
+    min_snr: bool = False  # weigh timesteps by min(SNR, 5) (2303.09556) instead of all alike
+
+    def __post_init__(self):
+        if self.offset < 0 or any(shift <= 0 for shift in self.shift.values()):
+            raise ValueError(
+                f"noise.offset must be at least 0 and noise.shift above 0, got {self.offset} and "
+                f"{dict(self.shift)}."
+            )
+
+
+@dataclass(frozen=True)
+class SampleOptions:
+    """The clips that a run draws of itself every `logs.sample_every` steps, always from the same noise."""
+
+    prompts: tuple[str, ...] = ()  # none = captions of the data
+    pictures: tuple[str, ...] = ()  # files, one for each prompt; none = from text alone
+    count: int = 2  # of captions of the data
+    steps: int | None = None  # of the sampler; none given = what the base asks for
+    seed: int = 0
+
+    def __post_init__(self):
+        if self.pictures and len(self.pictures) != len(self.prompts):
+            raise ValueError(
+                f"expected one of samples.pictures for each of samples.prompts, got {len(self.pictures)} "
+                f"pictures and {len(self.prompts)} prompts."
+            )
+
+
+@dataclass(frozen=True)
+class DenoiseOptions:
+    """The U-Net on pictures, single frames of clips, and clips: raw, or prepared as latents and tokens."""
+
+    # the paper's "t2v", "adapters" ("adapters_kv": of these K_v, V_v and the image projection alone) and
+    # "joint"; or finetuning: "full", "lora"
+    stage: str
+    data: DataConfig
+    base: str  # a checkpoint: a file, or "built-in"; a preset's name ("paper", "tiny") = random weights
+    start: str | None = None  # the run whose network learns on; none = the base's
+    loss_weights: Mapping[str, float] = field(default_factory=dict)  # by modality; 1 where nothing is said
+    # shares of samples that show "none", "text", "image" and "both"; nothing = those of the stage
+    modes: Mapping[str, float] = field(default_factory=dict)
+    noise: NoiseOptions = NoiseOptions()
+    lora: LoraConfig | None = None  # of stage "lora"
+    frozen_dtype: str = "float32"  # of autoencoder and towers, and of the network beside a LoRA
+    validation: int = 8  # samples of each modality
+    samples: SampleOptions = SampleOptions()
+
+    def __post_init__(self):
+        if self.stage not in STAGES:
+            raise ValueError(f"stage must be one of {STAGES}, got {self.stage!r}.")
+        if self.frozen_dtype not in FROZEN_DTYPES:
+            raise ValueError(f"frozen_dtype must be one of {FROZEN_DTYPES}, got {self.frozen_dtype!r}.")
+        if (self.stage == "lora") != (self.lora is not None):
+            raise ValueError(
+                f'expected a LoRA with stage "lora" and with no other, got stage {self.stage!r} and lora '
+                f"{self.lora}."
+            )
+        if any(weight < 0 for weight in self.loss_weights.values()):
+            raise ValueError(f"loss_weights must be at least 0, got {dict(self.loss_weights)}.")
+        if self.validation < 1:
+            raise ValueError(f"validation must be at least 1 sample, got {self.validation}.")
+
+
+Options = VaeOptions | VisionOptions | ShapesOptions | DenoiseOptions | None
