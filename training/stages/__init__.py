@@ -8,6 +8,7 @@ from training.config import Recipe
 from training.task import Task
 
 from . import adapters, joint, pictures, steering, t2v
+from .denoise import DenoiseTask
 from .towers import TowersTask
 from .unet import UNetTask
 from .vae import AutoencoderTask
@@ -18,6 +19,7 @@ TASKS: dict[str, Callable[[Recipe, Path], Task]] = {
     "vae": AutoencoderTask,
     "towers": TowersTask,
     "vision": VisionTask,
+    "denoise": DenoiseTask,  # real data; its stages are named in the recipe's options
     "t2v": partial(UNetTask, stage=t2v.STAGE),
     "adapters": partial(UNetTask, stage=adapters.STAGE),
     "joint": partial(UNetTask, stage=joint.STAGE),

@@ -1,0 +1,167 @@
+"""The model that a run starts from, and its frozen parts, which turn pixels and words into latents."""
+
+from collections import OrderedDict
+from pathlib import Path
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from univid import checkpoints
+from univid.checkpoints import foreign, imports, native, stream
+from univid.initialization import initialize
+from univid.model import UniVid
+from univid.pipeline import grey_tokens
+from univid.presets import PRESETS, PROFILES
+from univid.unet import UNet
+
+KEPT_CAPTIONS = 256  # tokens of one take 0.3 MB at full size
+CHUNK = 8  # frames at a time in the autoencoder, and pictures in the vision tower
+
+
+def load_base(base: str, seed: int) -> UniVid:
+    """A model with all its parts on the CPU, in the types of its file: to be trained, or to encode.
+
+    Args:
+        base: a native checkpoint, a file of another library that names its model by its tensors, "built-in",
+            or the name of a preset, whose weights are drawn from `seed`: to measure speed, or to learn on
+            prepared data from nothing.
+
+    Raises:
+        ValueError: no such file, or one that cannot be read or is of no one model.
+    """
+    if base in PRESETS:
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            config = PRESETS[base]
+            parts = {
+                name: part.build(getattr(config, part.field))
+                for name, part in native.PARTS.items()
+                if getattr(config, part.field) is not None
+            }
+        initialize(parts["unet"], seed)
+        return UniVid(config, PROFILES[base], **parts, info={"source": f"preset {base}, random weights"})
+    if base == native.BUILT_IN:
+        return checkpoints.load()
+    path = Path(base).expanduser()
+    if not path.exists():
+        raise ValueError(
+            f"expected a checkpoint at {base}, or {native.BUILT_IN!r}, or one of the presets "
+            f"{', '.join(PRESETS)}; got none there, set options.base."
+        )
+    if path.is_file():
+        opened = foreign.open_weights(path)
+        if isinstance(opened, stream.Reader) and opened.metadata.get("format") == "univid":
+            return checkpoints.load(path)
+    return _import(path)
+
+
+def _import(path: Path) -> UniVid:
+    """A foreign model as its importer gives it."""
+    try:
+        planned = imports.plan(path)
+    except ValueError as error:
+        raise ValueError(
+            f"{str(error).rstrip('.')}; or make a file for it once with `python -m univid import`."
+        ) from error
+    config, profile, info = native.parse_header(planned.metadata)
+    parts = native.meta_modules(config)
+    for name, module in parts.items():
+        prefix = native.PARTS[name].prefix
+        weights = {key: planned.make(prefix + key) for key in module.state_dict()}
+        for key, tensor in weights.items():
+            native.check_finite(tensor, f"{path} has nan or infinite weights in {prefix + key}")
+        module.load_state_dict(weights, assign=True)
+    return UniVid(config, profile, parts.pop("unet", None), info=info, **parts)
+
+
+def trainable(unet: UNet) -> UNet:
+    """A copy of a network in float32 and in memory of its own."""
+    copy = UNet(unet.config, device="meta", dtype=torch.float32).to_empty(device="cpu")
+    copy.load_state_dict(unet.state_dict())
+    return copy
+
+
+class Encoders:
+    """A model's autoencoder and towers, frozen. A part moves to a device when it is first needed there.
+
+    device: where the tensors of all answers are.
+    """
+
+    def __init__(self, model: UniVid, dtype: torch.dtype):
+        self.model, self.device = model, torch.device("cpu")
+        self.parts: dict[str, nn.Module] = {
+            name: part.eval().requires_grad_(False).to(dtype)
+            for name in ("vae", "text_encoder", "image_encoder")
+            if (part := getattr(model, name)) is not None
+        }
+        self.captions: OrderedDict[str, Tensor] = OrderedDict()
+        self.grey: Tensor | None = None
+
+    def part(self, name: str) -> nn.Module:
+        """One of "vae", "text_encoder" and "image_encoder", on the device.
+
+        Raises:
+            ValueError: the model has none.
+        """
+        if name not in self.parts:
+            raise ValueError(
+                f"expected a base with a {name.replace('_', ' ')}, got one without; take a checkpoint that "
+                "holds all parts (`python -m univid import` puts them into one file)."
+            )
+        return self.parts[name].to(self.device)
+
+    @torch.no_grad()
+    def latents(self, pixels: Tensor) -> Tensor:
+        """Frames uint8 `[b t h w 3]` to latents `[b c t h/8 w/8]`, the mean of what the autoencoder sees."""
+        with self._as_they_are():
+            video = rearrange(self._unit(pixels), "b t h w c -> b c t h w")
+            return self.part("vae").encode(video, chunk=CHUNK).float()
+
+    @torch.no_grad()
+    def image_tokens(self, pixels: Tensor) -> Tensor:
+        """Pictures uint8 `[b h w 3]` to image tokens `[b m d]`."""
+        with self._as_they_are():
+            pictures = rearrange(self._unit(pixels), "b h w c -> b c h w")
+            encoder = self.part("image_encoder")
+            return torch.cat([encoder(some).float() for some in pictures.split(CHUNK)])
+
+    @torch.no_grad()
+    def text_tokens(self, captions: list[str]) -> Tensor:
+        """Captions to text tokens `[b n d]`; those of the latest ones are remembered."""
+        new = [caption for caption in dict.fromkeys(captions) if caption not in self.captions]
+        if new:
+            with self._as_they_are():
+                tokens = self.part("text_encoder")(new).float()
+            self.captions.update(zip(new, tokens, strict=True))
+        for caption in captions:
+            self.captions.move_to_end(caption)
+        found = torch.stack([self.captions[caption].to(self.device) for caption in captions])
+        while len(self.captions) > KEPT_CAPTIONS:
+            self.captions.popitem(last=False)
+        return found
+
+    @torch.no_grad()
+    def null_image(self) -> Tensor | None:
+        """Tokens `[1 m d]` of the grey picture that some models are shown instead of none; else None."""
+        if self.model.profile.inputs.null_image != "grey":
+            return None
+        if self.grey is None:
+            self.part("image_encoder")
+            with self._as_they_are():
+                self.grey = grey_tokens(self.model).float()
+        return self.grey
+
+    def whole(self, unet: nn.Module) -> UniVid:
+        """The model with another network, all on the device."""
+        for name in self.parts:
+            self.part(name)
+        model = self.model
+        return UniVid(model.config, model.profile, unet, info=model.info, **self.parts)
+
+    def _unit(self, pixels: Tensor) -> Tensor:
+        return pixels.to(self.device, non_blocking=True).float() / 127.5 - 1
+
+    def _as_they_are(self):
+        """The loss runs under autocast; what is stored by `prepare`, and compared with, does not."""
+        return torch.autocast(self.device.type, enabled=False)

@@ -1,0 +1,77 @@
+"""From examples, raw or prepared, to what the U-Net denoises: latents, and conditions under a mode each."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from training.data.samples import Example, PreparedExample
+from univid.conditioning import Conditioning, concat_frames, with_null_image
+from univid.model import UniVid
+
+from .base import Encoders
+from .conditions import Mode
+
+Streams = tuple[bool, bool]  # whether text and image are shown by any sample of a step
+
+
+class Builder:
+    """Gives examples the form that a model takes. fps: of the data."""
+
+    def __init__(self, model: UniVid, encoders: Encoders, fps: float):
+        self.inputs, self.encoders = model.profile.inputs, encoders
+        # An embedding that counts the source's frames between two of the clip, which nobody knows here, is
+        # told what it is told in sampling.
+        self.fps = None
+        if model.config.unet.fps:
+            self.fps = fps if self.inputs.fps_unit == "fps" else self.inputs.fps_number
+
+    def streams(self, modes: Sequence[Mode]) -> Streams:
+        """Which streams samples of these modes need."""
+        text, image = (any(mode[1][stream] for mode in modes) for stream in (0, 1))
+        return text, image or self.inputs.null_image == "grey"
+
+    def latents(self, examples: Sequence[Example | PreparedExample]) -> Tensor:
+        """Latents `[b c t h w]`, float32 on the encoders' device."""
+        if isinstance(examples[0], Example):
+            return self.encoders.latents(torch.stack([example.pixels for example in examples]))
+        return torch.stack([example.latents for example in examples]).to(self.encoders.device).float()
+
+    def conditions(
+        self,
+        examples: Sequence[Example | PreparedExample],
+        modes: Sequence[Mode],
+        latents: Tensor,
+        streams: Streams,
+    ) -> Conditioning:
+        """What each example is denoised under; image tokens only where that stream runs."""
+        device = self.encoders.device
+        cond = Conditioning(
+            text=self._text(examples, modes),
+            image=self._image(examples) if streams[1] else None,
+            weights=torch.tensor([mode[1] for mode in modes], device=device),
+            concat=self._concat(latents),
+            fps=None if self.fps is None else torch.full((len(examples),), float(self.fps), device=device),
+        )
+        null = self.encoders.null_image()
+        return cond if null is None else with_null_image(cond, null)
+
+    def _text(self, examples: Sequence[Example | PreparedExample], modes: Sequence[Mode]) -> Tensor:
+        if isinstance(examples[0], Example):
+            shown = [e.caption if mode[0] else "" for e, mode in zip(examples, modes, strict=True)]
+            return self.encoders.text_tokens(shown)
+        empty = self.encoders.text_tokens([""])[0]
+        return torch.stack(
+            [e.text.to(empty) if mode[0] else empty for e, mode in zip(examples, modes, strict=True)]
+        )
+
+    def _image(self, examples: Sequence[Example | PreparedExample]) -> Tensor:
+        if isinstance(examples[0], Example):
+            return self.encoders.image_tokens(torch.stack([e.pixels[e.reference] for e in examples]))
+        return torch.stack([example.image for example in examples]).to(self.encoders.device).float()
+
+    def _concat(self, latents: Tensor) -> Tensor | None:
+        """Latents of the picture, which is the first frame, and where two are joined of the last one."""
+        if self.inputs.concat == "none":
+            return None
+        return concat_frames(self.inputs.concat, latents[:, :, :1], latents[:, :, -1:], latents.shape[2])

@@ -1,0 +1,148 @@
+"""The network of a run on real data: from its base, as its stage trains it, and at the end into a file."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from training.config import Recipe
+from training.data.samples import MODALITIES
+from training.lora import add_lora, save_lora
+from training.options import DenoiseOptions
+from training.state import load
+from univid import checkpoints
+from univid.model import UniVid
+from univid.unet import UNet
+
+from . import adapters, finetune, joint, t2v
+from .base import load_base, trainable
+from .conditions import Mode, Stage, shares_of
+
+STAGES: dict[str, Stage] = {
+    "t2v": t2v.STAGE,
+    "adapters": adapters.STAGE,
+    "adapters_kv": adapters.KV,
+    "joint": joint.STAGE,
+    "full": finetune.FULL,
+    "lora": finetune.LORA,
+}
+FINETUNING = ("full", "lora")
+
+
+def modes_of(options: DenoiseOptions, base: UniVid) -> Mapping[Mode, float]:
+    """How often each mode is shown: as asked, else as the stage says, else as the base can."""
+    if options.modes:
+        return shares_of(options.modes)
+    if options.stage in FINETUNING and base.config.unet.image_stream is None:
+        return finetune.TEXT_MODES
+    return STAGES[options.stage].modes
+
+
+def check(recipe: Recipe, base: UniVid) -> None:
+    """Refuse what a base cannot learn, or not from such data.
+
+    Raises:
+        ValueError: in one sentence.
+    """
+    options, unet, inputs = recipe.options, base.config.unet, base.profile.inputs
+    held = [modality for modality, size in recipe.batch.items() if size]
+    if unknown := [modality for modality in held if modality not in MODALITIES]:
+        raise ValueError(f"the modalities of a batch are {', '.join(MODALITIES)}, got {', '.join(unknown)}.")
+    if not any(options.loss_weights.get(modality, 1.0) for modality in held):
+        raise ValueError(
+            f"expected a step with samples whose loss counts, got a batch of {dict(recipe.batch)} and "
+            f"loss_weights {dict(options.loss_weights)}; raise either."
+        )
+    pictures = any(mode[1][1] for mode in modes_of(options, base))
+    if pictures and unet.image_stream is None:
+        raise ValueError(
+            f"stage {options.stage!r} shows pictures, and {options.base} has no image stream; give it one "
+            "with `python -m univid import --extend`, or set options.modes to shares of none and text."
+        )
+    for part, needed in (
+        ("text_encoder", True),  # for the empty prompt, also where the data is prepared
+        ("image_encoder", inputs.null_image == "grey"),
+    ):
+        if needed and getattr(base, part) is None:
+            raise ValueError(
+                f"expected a base with a {part.replace('_', ' ')}, got {options.base} without; take a "
+                "checkpoint that holds all parts."
+            )
+    if unet.temporal.kind == "family" and (stills := [m for m in held if m != "video"]):
+        raise ValueError(
+            f"the temporal layers of {options.base} take part in single frames too, so these cannot train "
+            f"its spatial layers alone; set {' and '.join(f'batch.{m}' for m in stills)} to 0."
+        )
+    if inputs.concat != "none" and options.data.reference != "first":
+        raise ValueError(
+            f"{options.base} animates a clip's first frame, got data.reference {options.data.reference!r}; "
+            'set it to "first".'
+        )
+
+
+def build_network(options: DenoiseOptions, base: UniVid, seed: int, root: Path) -> UNet:
+    """A network of its own, in float32, with what the stage trains of it marked."""
+    stage, unet = STAGES[options.stage], trainable(base.unet)
+    if options.start is not None:
+        _take_over(unet, stage, base, options, root / options.start / "final.pt")
+    if options.lora is not None:
+        add_lora(unet, options.lora, seed)
+    for name, parameter in unet.named_parameters():
+        parameter.requires_grad_(stage.trains(name))
+    return unet
+
+
+def _take_over(unet: UNet, stage: Stage, base: UniVid, options: DenoiseOptions, path: Path) -> None:
+    """Continue from the averaged weights of a finished run."""
+    if not path.exists():
+        raise ValueError(
+            f"expected the finished run that this one starts from at {path}, got none; train it first, or "
+            "set options.start."
+        )
+    saved = load(path)
+    try:
+        unet.load_state_dict(saved["ema"])
+    except RuntimeError as error:
+        raise ValueError(
+            f"the network of {path} does not fit {options.base}; set options.base to what that run was "
+            "trained on."
+        ) from error
+    if (saved["recipe"]["options"] or {}).get("stage") == "t2v" and base.image_encoder is not None:
+        stage.begin(unet, base.image_encoder)  # stage 1 moved K_t and V_t, from which K_v and V_v start
+
+
+def write_result(
+    recipe: Recipe,
+    root: Path,
+    state: Mapping[str, Tensor],
+    step: int,
+    path: Path,
+    dtype: torch.dtype = torch.float16,
+) -> None:
+    """Write what a run has made: a native checkpoint with all parts of its base, or the LoRA alone.
+
+    Args:
+        state: of the network, whole, as `final.pt` holds it under "ema".
+        dtype: of all weights in the file.
+
+    Raises:
+        ValueError: weights that are not finite in this type, or a file that cannot be written.
+    """
+    options: DenoiseOptions = recipe.options
+    base = load_base(options.base, recipe.seed)
+    unet = trainable(base.unet)
+    words = {"source": f"python -m training: {recipe.name}, {options.stage} of {options.base}"}
+    if options.lora is not None:
+        add_lora(unet, options.lora, recipe.seed)
+        unet.load_state_dict(state)
+        kept = {key: base.info[key] for key in ("licence",) if key in base.info}
+        name = Path(options.base).stem
+        save_lora(path, unet, options.lora, base=name, steps=step, info=kept | words, dtype=dtype)
+        return
+    unet.load_state_dict(state)
+    info = base.info | words | {"training_step": str(step)}
+    model = UniVid(
+        base.config, base.profile, unet, base.vae, base.text_encoder, base.image_encoder, info=info
+    )
+    checkpoints.save(path, model, dtype=dtype)
