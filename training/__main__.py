@@ -1,75 +1,45 @@
-"""`python -m training`: train a recipe, make the built-in checkpoint, score a checkpoint.
+"""`python -m training`: train, finetune, plan and prepare; make the built-in checkpoint, score a checkpoint.
 
 With several processes: `torchrun --nproc-per-node 2 -m training train RECIPE`.
 """
 
 import argparse
-import dataclasses
-import os
 import sys
 from pathlib import Path
 
-from univid.checkpoints import built_in_path
-
-from . import distributed
+from . import cli, distributed
+from .config import Recipe
 from .loop import train
+from .options import DenoiseOptions
 from .recipes import RECIPES, TINY, ablations
 from .stages import TASKS
 
-DEFAULT_ROOT = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "univid"
-BUILT_IN = built_in_path()
+
+def run(recipe: Recipe, root: Path, device) -> None:
+    """Train a recipe in its own folder below `root`; of real data also write what ComfyUI loads."""
+    task = TASKS[recipe.task](recipe, root)
+    train(recipe, task, root / recipe.name, device=device)
+    if distributed.rank() == 0:
+        if recipe.name == "tiny_vae":
+            check_reconstructions(root / recipe.name)
+        if isinstance(recipe.options, DenoiseOptions):
+            result(recipe, root, root / recipe.name / f"{recipe.name}.safetensors")
 
 
-def parser() -> argparse.ArgumentParser:
-    root = argparse.ArgumentParser(prog="python -m training", description=__doc__.splitlines()[0])
-    root.add_argument(
-        "--root", type=Path, default=DEFAULT_ROOT, help="folder of all runs (default: %(default)s)"
-    )
-    commands = root.add_subparsers(dest="command", required=True)
-
-    one = commands.add_parser("train", help="run one recipe, or continue it where it was cut")
-    one.add_argument("recipe", choices=RECIPES)
-    one.add_argument("--steps", type=int, help="instead of the recipe's own number")
-    commands.add_parser(
-        "tiny", help="make the built-in model: autoencoder, towers, then the U-Net's three stages"
-    )
-    commands.add_parser("ablation", help="train the four networks of the ablation")
-
-    out = commands.add_parser(
-        "export", help="write a finished U-Net run, its autoencoder and towers as one file"
-    )
-    out.add_argument(
-        "--run", default=TINY[-1], choices=RECIPES, help="the U-Net's run (default: %(default)s)"
-    )
-    out.add_argument("--out", type=Path, default=BUILT_IN, help="default: the built-in checkpoint")
-
-    score = commands.add_parser("evaluate", help="score a checkpoint on the procedural set")
-    score.add_argument("--checkpoint", type=Path, default=BUILT_IN, help="default: the built-in one")
-    score.add_argument("--clips", type=int, default=200, help="clips a row (default: %(default)s)")
-    score.add_argument("--out", type=Path, help="JSON of all figures (default: evaluation.json in --root)")
-    score.add_argument("--readme", type=Path, help="README to write the table into")
-    score.add_argument(
-        "--workers", type=int, default=1, help="single-threaded processes (default: %(default)s)"
-    )
-    score.add_argument("--device", default="cpu")
-    score.add_argument("--dtype", default="fp32", choices=["fp32", "bf16", "fp16"])
-
-    gallery = commands.add_parser("gallery", help="draw samples.png and steering.png")
-    gallery.add_argument("--checkpoint", type=Path, default=BUILT_IN, help="default: the built-in one")
-    gallery.add_argument("--out", type=Path, required=True, help="folder")
-    return root
+def run_missing(recipe: Recipe, root: Path, device) -> None:
+    """Train a recipe unless that is done."""
+    if not (root / recipe.name / "final.pt").exists():
+        run(recipe, root, device)
 
 
-def run(name: str, root: Path, steps: int | None = None) -> None:
-    """Train a recipe in its own folder below `root`, unless that is already done."""
-    if steps is None and (root / name / "final.pt").exists():
-        return
-    recipe = RECIPES[name]()
-    if steps is not None:
-        recipe = dataclasses.replace(recipe, steps=steps)
-    train(recipe, TASKS[recipe.task](recipe, root), root / name)
-    if name == "tiny_vae" and distributed.rank() == 0:
-        check_reconstructions(root / name)
+def result(recipe: Recipe, root: Path, out: Path) -> None:
+    """Write what the run of a recipe on real data has made: a checkpoint, or a LoRA."""
+    from .stages.networks import write_result
+    from .state import load
+
+    saved = load(root / recipe.name / "final.pt")
+    write_result(recipe, root, saved["ema"], int(saved["step"]), out)
+    print(out)
 
 
 def check_reconstructions(folder: Path) -> None:
@@ -82,6 +52,47 @@ def check_reconstructions(folder: Path) -> None:
         raise ValueError(
             f"99 % of the reconstructions must keep the truth, got {figures['all']:.1%}; train longer."
         )
+
+
+def finetune(recipe: Recipe, options: argparse.Namespace, device) -> None:
+    run(recipe, options.root, device)
+    if options.out and distributed.rank() == 0:
+        result(recipe, options.root, options.out)
+
+
+def plan(recipe: Recipe, options: argparse.Namespace) -> None:
+    from . import plan as planning
+    from .plan.recipe import workload_of
+
+    cluster = planning.Cluster(
+        options.gpu, options.gpus, options.mfu, per_node=options.per_node, network=options.network
+    )
+    print(planning.report(planning.plan(workload_of(recipe, options.prepared), recipe.engine, cluster)))
+
+
+def prepare(options: argparse.Namespace, settings: list[str]) -> None:
+    if options.verify:
+        from .data.output import verify
+
+        if problems := verify(options.out):
+            raise ValueError("\n".join(problems))
+        print(f"{options.out}: all shards are what was written")
+        return
+    from . import prepare as preparing
+
+    print(preparing.prepare(cli.prepare_config(options, settings)))
+
+
+def export(options: argparse.Namespace) -> None:
+    from .export import export as export_tiny
+    from .export import saved_recipe
+
+    recipe = saved_recipe(options.root / options.run)
+    if recipe is None:
+        export_tiny(options.root, options.run, options.out or cli.BUILT_IN)
+        print(options.out or cli.BUILT_IN)
+    else:
+        result(recipe, options.root, options.out or options.root / options.run / f"{options.run}.safetensors")
 
 
 def evaluate(options: argparse.Namespace) -> None:
@@ -106,21 +117,25 @@ def evaluate(options: argparse.Namespace) -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
-    options = parser().parse_args(argv)
-    with distributed.process_group():
+    options, settings = cli.parse(argv)
+    if options.command == "plan":
+        plan(cli.recipe_of(options, settings), options)
+        return
+    with distributed.process_group(options.device) as device:
         if options.command == "train":
-            run(options.recipe, options.root, options.steps)
+            run(cli.recipe_of(options, settings), options.root, device)
+        elif options.command == "finetune":
+            finetune(cli.recipe_of(options, settings), options, device)
+        elif options.command == "prepare":
+            prepare(options, settings)
         elif options.command == "tiny":
             for name in TINY:
-                run(name, options.root)
+                run_missing(RECIPES[name](), options.root, device)
         elif options.command == "ablation":
             for recipe in ablations().values():
-                run(recipe.name, options.root)
+                run_missing(recipe, options.root, device)
         elif options.command == "export":
-            from .export import export
-
-            export(options.root, options.run, options.out)
-            print(options.out)
+            export(options)
         elif options.command == "evaluate":
             evaluate(options)
         else:
@@ -132,5 +147,5 @@ def main(argv: list[str] | None = None) -> None:
 if __name__ == "__main__":
     try:
         main()
-    except ValueError as error:
+    except (ValueError, OSError, FloatingPointError, RuntimeError) as error:
         sys.exit(f"error: {error}")
