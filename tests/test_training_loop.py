@@ -1,116 +1,24 @@
-"""The training loop: exact resume, untouched groups, accumulation, non-finite steps, the run's folder."""
+"""The training loop: weights, untouched groups, accumulation, non-finite steps, the run's folder."""
 
 import dataclasses
 import json
-import os
-import shutil
-import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
+from toys import (
+    OPTIM,
+    RECIPE,
+    Regression,
+    TwoModalities,
+    newest_state,
+    run,
+)
 
-from training import report, state
-from training.config import LogsConfig, OptimConfig, Recipe
-from training.loop import train
+from training import report
+from training.config import LogsConfig, OptimConfig
 from training.report import draw, read, smooth
 from training.rng import generator
 from training.state import load
-from training.task import MicroBatch
-
-ROOT = Path(__file__).parents[1]
-OPTIM = OptimConfig(lr=3e-2, warmup_steps=5, ema_decay=0.9)
-RECIPE = Recipe(
-    "toy", "regression", 3, 40, {"sample": 16}, OPTIM, logs=LogsConfig(save_every=7, validate_every=10)
-)
-
-
-class Regression:
-    """Learn y = sin(x) with dropout, from data made of (seed, step) alone."""
-
-    def __init__(self, recipe=RECIPE, parts=1, pause=0.0, broken=()):
-        torch.manual_seed(1)
-        self.module = nn.Sequential(nn.Linear(4, 24), nn.Tanh(), nn.Dropout(0.1), nn.Linear(24, 4))
-        self.recipe, self.parts, self.pause, self.broken = recipe, parts, pause, broken
-
-    def parameter_groups(self):
-        return [
-            {"name": "first", "params": list(self.module[0].parameters()), "lr_scale": 0.5},
-            {"name": "last", "params": list(self.module[3].parameters()), "weight_decay": 0.0},
-        ]
-
-    def micro_batches(self, step):
-        time.sleep(self.pause)
-        x = torch.randn(self.recipe.batch["sample"], 4, generator=generator(self.recipe.seed, "x", step))
-        if step in self.broken:
-            x[0, 0] = torch.inf
-        for part in x.chunk(self.parts):
-            yield MicroBatch("sample", 1 / self.parts, part)
-
-    def loss(self, x):
-        error = self.module(x) - torch.sin(x)
-        return error.square().mean(), {"error": error.detach().abs().mean()}
-
-    def validate(self, module):
-        x = torch.linspace(-1, 1, 32).reshape(8, 4)
-        return {"error": (module(x) - torch.sin(x)).abs().mean().item()}
-
-
-class TwoModalities:
-    """Images train only the spatial part; videos also the temporal one, which starts at random."""
-
-    def __init__(self, recipe, weights, video_until=10**9):
-        torch.manual_seed(2)
-        self.module = nn.ModuleDict({"spatial": nn.Linear(4, 4), "temporal": nn.Linear(4, 4)})
-        self.recipe, self.weights, self.video_until = recipe, weights, video_until
-
-    def parameter_groups(self):
-        return [{"name": name, "params": list(part.parameters())} for name, part in self.module.items()]
-
-    def micro_batches(self, step):
-        for name, weight in self.weights.items():
-            if name == "image" or step < self.video_until:
-                yield MicroBatch(name, weight, (name, torch.randn(8, 4, generator=generator(0, name, step))))
-
-    def loss(self, batch):
-        name, x = batch
-        y = self.module["spatial"](x)
-        if name == "video":
-            y = y + self.module["temporal"](x)
-        return (y - x.flip(-1)).square().mean(), {}
-
-    def validate(self, module):
-        return {}
-
-
-def run(folder, recipe=RECIPE, task=None, **options):
-    return load(train(recipe, task or Regression(recipe), folder, progress=False, **options))
-
-
-def newest_state(folder: Path) -> dict:
-    return state.read_state(state.newest(folder))
-
-
-def same(a, b) -> bool:
-    """Equal nested dicts and lists, tensors bit for bit."""
-    if isinstance(a, torch.Tensor):
-        return torch.equal(a, b)
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
-    if isinstance(a, list):
-        return len(a) == len(b) and all(map(same, a, b))
-    return a == b
-
-
-def assert_same_run(a: Path, b: Path):
-    """Loss list byte for byte; weights, EMA and optimizer of the newest state bit for bit."""
-    assert (a / "metrics.jsonl").read_bytes() == (b / "metrics.jsonl").read_bytes()
-    for part in ("model", "ema", "optimizer"):
-        assert same(newest_state(a)[part], newest_state(b)[part]), part
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -198,84 +106,15 @@ def test_weights_equal_a_loop_written_out(whole):
         torch.testing.assert_close(load(whole / "final.pt")["model"], final["model"])
 
 
-@pytest.mark.parametrize("cut", [1, 7, 23])
-def test_a_stopped_run_continues_exactly(whole, tmp_path, cut):
-    class Stopping(Regression):
-        def micro_batches(self, step):
-            if step == cut - 1:
-                signal.raise_signal(signal.SIGTERM)
-            return super().micro_batches(step)
+def test_tensorboard_has_what_metrics_has(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(SystemExit, match=f"SIGTERM at step {cut}, all is saved"):
-        run(tmp_path, task=Stopping())
-    assert signal.getsignal(signal.SIGTERM) is before
-    assert newest_state(tmp_path)["step"] == cut
-    run(tmp_path)
-    assert_same_run(tmp_path, whole)
-
-
-def test_a_crashed_run_drops_the_rows_after_its_last_state(whole, tmp_path):
-    class Crashing(Regression):
-        def micro_batches(self, step):
-            if step == 18:
-                raise KeyError("crash")
-            return super().micro_batches(step)
-
-    with pytest.raises(KeyError):
-        run(tmp_path, task=Crashing())
-    assert len(read(tmp_path / "metrics.jsonl")) == 18 and newest_state(tmp_path)["step"] == 14
-    run(tmp_path)
-    assert_same_run(tmp_path, whole)
-
-
-def test_a_killed_process_continues_exactly(whole, tmp_path):
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(torch.get_num_threads())}
-    child = subprocess.Popen([sys.executable, __file__, str(tmp_path)], env=environment)
-    try:
-        while len(read(tmp_path / "metrics.jsonl")) < 16:
-            assert child.poll() is None, "the child ended before it was killed"
-            time.sleep(0.02)
-    finally:
-        child.kill()
-        child.wait()
-    assert not (tmp_path / "final.pt").exists()
-    run(tmp_path)
-    assert_same_run(tmp_path, whole)
-
-
-def test_half_written_and_damaged_states_are_ignored(whole, tmp_path, caplog):
-    run(tmp_path, dataclasses.replace(RECIPE, steps=21))
-    shutil.copytree(tmp_path / "step_00000021", tmp_path / ".partial_step_00000028")
-    shutil.copytree(tmp_path / "step_00000021", tmp_path / "step_00000028")
-    (tmp_path / "step_00000028" / ".metadata").unlink()
-    (tmp_path / "step_00000035").mkdir()
-    assert newest_state(tmp_path)["step"] == 21
-    assert "step_00000035 is incomplete" in caplog.text and "step_00000028 is incomplete" in caplog.text
-    with open(tmp_path / "metrics.jsonl", "a") as file:
-        file.write('{"step": 22, "lo')
-    run(tmp_path)
-    assert [row["step"] for row in read(tmp_path / "metrics.jsonl")] == list(range(1, 41))
-    assert newest_state(tmp_path)["step"] == 40
-
-
-def test_a_finished_run_is_left_as_it_is_and_more_steps_extend_it(tmp_path):
-    constant = dataclasses.replace(RECIPE, optim=dataclasses.replace(OPTIM, decay="constant"))
-    run(tmp_path / "whole", constant)
-    for steps in (20, 20, 40):
-        assert run(tmp_path / "extended", dataclasses.replace(constant, steps=steps))["step"] == steps
-    assert_same_run(tmp_path / "extended", tmp_path / "whole")
-    assert json.loads((tmp_path / "extended" / "config.json").read_text())["steps"] == 40
-    with pytest.raises(ValueError, match="at step 40, beyond the 30 steps"):
-        run(tmp_path / "extended", dataclasses.replace(constant, steps=30))
-
-
-def test_other_settings_in_the_same_folder_are_refused(whole):
-    optim = dataclasses.replace(OPTIM, lr=0.5, betas=(0.9, 0.95))
-    before = (whole / "config.json").read_bytes()
-    with pytest.raises(ValueError, match=r"other settings \(optim.betas, optim.lr, options\); take another"):
-        run(whole, dataclasses.replace(RECIPE, optim=optim, options={"data": 1}))
-    assert (whole / "config.json").read_bytes() == before
+    recipe = dataclasses.replace(RECIPE, steps=3, logs=LogsConfig(tensorboard=True))
+    run(tmp_path, recipe)
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    for row in read(tmp_path / "metrics.jsonl"):
+        (event,) = [event for event in events.Scalars("loss") if event.step == row["step"]]
+        assert event.value == pytest.approx(row["loss"])
 
 
 @pytest.mark.parametrize("weights", [{"image": 1.0}, {"image": 1.0, "video": 0.0}])
@@ -379,7 +218,3 @@ def test_bad_settings_are_one_sentence():
         OptimConfig(lr=float("nan"))
     with pytest.raises(ValueError, match="must be at least 1"):
         dataclasses.replace(RECIPE, steps=0)
-
-
-if __name__ == "__main__":  # the process that test_a_killed_process_continues_exactly kills
-    train(RECIPE, Regression(pause=0.05), Path(sys.argv[1]), progress=False)

@@ -4,6 +4,7 @@ With several processes: `torchrun --nproc-per-node 2 -m training train RECIPE`.
 """
 
 import argparse
+import contextlib
 import sys
 from pathlib import Path
 
@@ -13,12 +14,16 @@ from .loop import train
 from .options import DenoiseOptions
 from .recipes import RECIPES, TINY, ablations
 from .stages import TASKS
+from .stages.denoise import DenoiseTask
 
 
 def run(recipe: Recipe, root: Path, device) -> None:
     """Train a recipe in its own folder below `root`; of real data also write what ComfyUI loads."""
     task = TASKS[recipe.task](recipe, root)
-    train(recipe, task, root / recipe.name, device=device)
+    with contextlib.ExitStack() as stack:
+        if isinstance(task, DenoiseTask):
+            stack.callback(task.feed.close)
+        train(recipe, task, root / recipe.name, device=device)
     if distributed.rank() == 0:
         if recipe.name == "tiny_vae":
             check_reconstructions(root / recipe.name)

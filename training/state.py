@@ -18,6 +18,7 @@ import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
+from torch.distributed.checkpoint.api import CheckpointException
 
 from . import distributed
 from .config import Recipe
@@ -175,9 +176,11 @@ class Writer:
         (future, path), self.pending = self.pending, None
         try:
             future.result()
-        except Exception as error:
+        except (CheckpointException, Exception) as error:  # the first is no Exception
+            if isinstance(error, CheckpointException):
+                error = next(iter(error.failures.values()))[0]  # of one of the processes
             raise OSError(
-                f"{path} could not be written ({_root_cause(error)}); the states before it are whole: "
+                f"{path} could not be written ({error}); the states before it are whole: "
                 "make room and run it again to go on."
             ) from error
         if distributed.rank() == 0:
@@ -238,9 +241,3 @@ def load(path: Path) -> dict:
 
 def _load(tensors: dict[str, Tensor], path: Path, no_dist: bool = False) -> None:
     dcp.load(tensors, checkpoint_id=path, no_dist=no_dist or not dist.is_initialized())
-
-
-def _root_cause(error: BaseException) -> str:
-    while error.__cause__ or error.__context__:
-        error = error.__cause__ or error.__context__
-    return str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__

@@ -3,7 +3,6 @@
 import itertools
 from dataclasses import dataclass
 
-import torch
 from torch import nn
 
 from univid.unet import UNet
@@ -49,7 +48,6 @@ def account(
     weights: Weights,
     passes: list[Cost],
     frozen: Frozen,
-    dtype: torch.dtype,
     accumulates: bool,
 ) -> dict[str, int]:
     """Bytes by part on each of `gpus` at the worst moment of a step. The parts add up to the whole.
@@ -59,7 +57,6 @@ def account(
     gradients, because only the last pass spreads them.
     """
     sharded = gpus if layout == "fsdp" else 1
-    low = 2 if dtype != torch.float32 else 4
     trained = 4 * weights.trained
     parts = {
         "trained weights, float32": trained / sharded,
@@ -72,32 +69,27 @@ def account(
     if layout == "ddp":
         parts["DDP's buckets"] = trained
     if layout == "fsdp":
-        parts["gathered layers"] = low * weights.gathered
-        gradients = low * (weights.layer + weights.loose) + 4 * weights.layer
+        parts["gathered layers"] = 4 * weights.gathered
+        gradients = 4 * (2 * weights.layer + weights.loose)
         parts["whole gradients"] = gradients + (trained if accumulates else 0)
-        working = max(passes, key=lambda cost: cost.peak_activations)
-        parts["activations kept"] = working.kept
-        parts["temporary tensors"] = working.peak_activations - working.kept
-    else:
-        working = max(passes, key=lambda cost: cost.peak)
-        parts["weights cast for matrix products"] = working.peak_copies
-        parts["activations kept"] = working.kept
-        parts["temporary tensors"] = working.peak - working.peak_copies - working.kept
+    working = max(passes, key=lambda cost: cost.peak)
+    parts["weights cast for matrix products"] = working.peak_copies
+    parts["activations kept"] = working.kept
+    parts["temporary tensors"] = working.peak - working.peak_copies - working.kept
     # The autoencoder works before the pass begins, when nothing else of the pass is there.
     at_work = ("weights cast for matrix products", "activations kept", "temporary tensors")
     parts["more for the autoencoder"] = max(0, frozen.working - sum(parts.get(part, 0) for part in at_work))
     return {part: round(size) for part, size in parts.items() if size}
 
 
-def messages(layout: str, gpus: int, weights: Weights, passes: int, dtype: torch.dtype) -> float:
+def messages(layout: str, gpus: int, weights: Weights, passes: int) -> float:
     """Bytes that each GPU sends in a step, by rings: an all-reduce moves 2 (n - 1) / n of its size, an
-    all-gather or a reduce-scatter (n - 1) / n.
+    all-gather or a reduce-scatter (n - 1) / n. All in float32.
 
-    DDP all-reduces the gradients in float32, once. FSDP gathers all layers in the low precision in each
-    forward and again in each backward pass, and reduce-scatters the gradients in float32, once.
+    DDP all-reduces the gradients, once. FSDP gathers all layers in each forward and again in each backward
+    pass, and reduce-scatters the gradients, once.
     """
     ring = (gpus - 1) / gpus
     if layout == "fsdp":
-        low = 2 if dtype != torch.float32 else 4
-        return ring * (2 * passes * low * (weights.trained + weights.frozen) + 4 * weights.trained)
+        return ring * 4 * (2 * passes * (weights.trained + weights.frozen) + weights.trained)
     return ring * 2 * 4 * weights.trained

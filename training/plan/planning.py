@@ -132,12 +132,12 @@ def plan(workload: Workload, engine: EngineConfig, cluster: Cluster) -> Plan:
     return Plan(
         workload, engine, cluster, micro,
         memory={
-            layout: account(layout, cluster.gpus, weights, largest, frozen, workload.dtype, passes > 1)
+            layout: account(layout, cluster.gpus, weights, largest, frozen, passes > 1)
             for layout in LAYOUTS
         },
         parameters=(weights.trained, weights.frozen),
         sample_flops=flops, encoding=encoding, forward=cost(1, most).forward, passes=passes,
         sent={
-            layout: messages(layout, cluster.gpus, weights, passes, workload.dtype) for layout in LAYOUTS
+            layout: messages(layout, cluster.gpus, weights, passes) for layout in LAYOUTS
         },
     )  # fmt: skip
