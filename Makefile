@@ -4,10 +4,10 @@ PYTHON ?= python3
 PY := .venv/bin/python
 STAMP := .venv/installed
 
-.PHONY: help setup demo test test-slow test-host lint bench bench-host train-tiny evaluate clean
+.PHONY: help setup demo test test-slow test-host lint bench bench-host bench-training chaos train-tiny evaluate clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' Makefile
 
 setup: $(STAMP) ## a virtual environment in .venv with all packages (several GB with PyTorch)
 
@@ -33,6 +33,12 @@ lint: $(STAMP) ## ruff: rules and format
 
 bench: $(STAMP) ## time, memory and FLOPs of the U-Net beside diffusers' and a GEMM
 	$(PY) -m tests.bench_unet
+
+bench-training: $(STAMP) ## what a step of the training loop costs beside forward and backward pass
+	$(PY) -m tests.bench_training
+
+chaos: $(STAMP) ## kill a training run twenty times, and compare it with one left in peace
+	$(PY) -m tests.chaos
 
 train-tiny: $(STAMP) ## train the built-in model from nothing: hours on two cores; continues where it was cut
 	$(PY) -m training tiny

@@ -131,5 +131,5 @@ class FullDisk(Regression):
 
 if __name__ == "__main__":  # the processes that are killed, and whose disk is full
     report.draw = lambda folder: None
-    task = {"killed": Regression(pause=0.05), "full": FullDisk()}[sys.argv[2]]
+    task = {"killed": Regression(pause=0.05), "full": FullDisk(pause=0.2)}[sys.argv[2]]
     train(RECIPE, task, Path(sys.argv[1]), progress=False)

@@ -137,6 +137,15 @@ def mean_over_processes(values: list[Tensor]) -> list[Tensor]:
     return list(stacked / dist.get_world_size())
 
 
+def gathered(value: str) -> list[str]:
+    """The value of every process."""
+    if not dist.is_initialized():
+        return [value]
+    values = [""] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
 def any_process(flag: bool, device: torch.device) -> bool:
     """Whether the flag is set in any process."""
     if not dist.is_initialized():

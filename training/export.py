@@ -55,7 +55,7 @@ def saved_recipe(folder: Path) -> Recipe | None:
     saved = json.loads(path.read_text())
     if saved["task"] != "denoise":
         return None
-    return dacite.from_dict(Recipe, saved, dacite.Config(cast=[tuple]))
+    return dacite.from_dict(Recipe, saved, dacite.Config(cast=[tuple], strict=True))
 
 
 def lineage(root: Path, run: str) -> dict[str, float]:

@@ -184,6 +184,7 @@ class Writer:
                 "make room and run it again to go on."
             ) from error
         if distributed.rank() == 0:
+            shutil.copy(self.folder / "config.json", temporary_of(path))
             os.replace(temporary_of(path), path)
             for old in states(self.folder)[: -self.keep]:
                 shutil.rmtree(old)

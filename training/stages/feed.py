@@ -1,9 +1,13 @@
 """The examples of one process, micro-batch by micro-batch, decoded ahead by other processes."""
 
+import hashlib
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
+
+import numpy as np
 
 from training import distributed
 from training.config import Recipe
@@ -14,6 +18,7 @@ from training.data.samples import MODALITIES, Example, PreparedExample, Source
 from training.data.sources import open_source
 from training.data.stream import KINDS, Stream
 from training.rng import seed_for
+from training.state import atomic
 from univid.model import UniVid
 
 
@@ -49,6 +54,37 @@ def check_prepared(data: DataConfig, model: UniVid) -> None:
                 Manifest.read(path).check(model.config.unet, data, weights)
 
 
+def check_unchanged(sources: Mapping[str, Source], path: Path) -> None:
+    """Compare what there is to read with the other processes, and with the run's beginning: `path`.
+
+    A sample's place in the run follows from how many there are in each shard and bucket.
+
+    Raises:
+        ValueError: other numbers of samples there.
+    """
+    digest = hashlib.sha256()
+    for _, source in sorted(sources.items()):
+        digest.update(np.ascontiguousarray(source.counts(), dtype="<i8").tobytes())
+    samples = {kind: int(source.counts().sum()) for kind, source in sorted(sources.items())}
+    seen = json.dumps({"samples": samples, "digest": digest.hexdigest()})
+    if len(others := set(distributed.gathered(seen))) > 1:
+        raise ValueError(
+            f"expected the same data in all processes, got {' and '.join(sorted(others))}; "
+            "look at the log for what some of them could not read."
+        )
+    if distributed.rank():
+        return
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic(path) as temporary:
+            temporary.write_text(seen)
+    elif (begun := path.read_text()) != seen:
+        raise ValueError(
+            f"the run in {path.parent} was begun with other data ({begun}), there is now {seen}; put the "
+            "data back, or take another name for the run."
+        )
+
+
 class Feed:
     """A run's examples. It goes on from step to step; asked for another one, it begins there anew.
 
@@ -64,6 +100,7 @@ class Feed:
             if recipe.batch.get(modality) and loss_weights.get(modality, 1.0)
         }
         self.sources = open_sources(data, list(self.batch))
+        check_unchanged(self.sources, folder / "data.json")
         self.stream = Stream(data, recipe.seed, self.batch, self.sources)
         self.bad = BadSamples(folder, self.stream, distributed.rank())
         self.plan = [

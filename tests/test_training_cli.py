@@ -1,0 +1,172 @@
+"""`python -m training`: settings of recipes, finetuning from end to end, plans, prepared data, bad input."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from denoise_runs import write_media
+
+from training import cli
+from training.__main__ import main
+from training.export import saved_recipe
+from training.recipes import RECIPES
+from training.recipes_univid import finetune
+from training.state import load
+from univid import checkpoints
+from univid.checkpoints.lora import read_lora
+
+
+def recipe_of(*words):
+    return cli.recipe_of(*cli.parse(list(words)))
+
+
+def test_every_setting_can_be_changed_and_has_its_type():
+    words = "--optim.lr 3e-5 --batch.video 8 --engine.parallel fsdp --engine.micro-batch.video 2"
+    data = "--options.data.images.paths a/*.tar b --options.data.images.at-least aesthetic 5.5"
+    recipe = recipe_of("train", "univid_t2v", *words.split(), *data.split(), "--logs.tensorboard")
+    assert recipe.optim.lr == 3e-5 and recipe.batch == {"image": 256, "frame": 256, "video": 8}
+    assert recipe.engine.parallel == "fsdp" and recipe.engine.micro_batch == {
+        "image": 4,
+        "frame": 4,
+        "video": 2,
+    }
+    assert recipe.options.data.images.paths == ("a/*.tar", "b")
+    assert recipe.options.data.images.at_least == {"aesthetic": 5.5}
+    assert recipe.options.data.clips == RECIPES["univid_t2v"]().options.data.clips
+    assert (
+        recipe_of("train", "tiny_t2v", "--options.shown.still-share", "0.25").options.shown.still_share
+        == 0.25
+    )
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        ("--optim.lrr 1", "Unrecognized options: --optim.lrr"),
+        ("--optim.lr fast", "could not convert string to float: 'fast'"),
+        ("--steps 2.5", "invalid literal for int"),
+        ("--options.stage", "--options.stage"),
+    ],
+)
+def test_a_setting_that_is_none_or_of_another_type_is_refused(words, message, capsys):
+    with pytest.raises(SystemExit) as caught:
+        recipe_of("train", "univid_t2v", *words.split())
+    assert caught.value.code == 2 and message in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        ("--engine.parallel mesh", "parallel must be one of"),
+        ("--options.data.min-frames 30", "min_frames <= max_frames, got 30 and 24"),
+        ("--options.stage lora", "expected a LoRA with stage"),
+    ],
+)
+def test_a_value_that_cannot_be_is_refused(words, message, capsys):
+    with pytest.raises((ValueError, SystemExit)) as caught:
+        recipe_of("train", "univid_t2v", *words.split())
+    assert message in " ".join(f"{caught.value} {capsys.readouterr().err}".replace("│", " ").split())
+
+
+def test_settings_lists_what_can_be_set(capsys):
+    with pytest.raises(SystemExit):
+        recipe_of("train", "univid_t2v", "--settings")
+    text = " ".join(capsys.readouterr().out.split())
+    for word in ("--options.noise.offset", "--engine.checkpointing", "--optim.ema-decay", "UniVG: 0.1"):
+        assert word in text
+
+
+@pytest.mark.parametrize("recipe", [RECIPES["univid_joint"](), finetune("tiny", "clips")])
+def test_config_json_gives_the_recipe_back(recipe, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(recipe.to_dict()))
+    assert saved_recipe(tmp_path) == recipe
+
+
+@pytest.fixture(scope="module")
+def media(tmp_path_factory):
+    return write_media(tmp_path_factory.mktemp("media"))
+
+
+SMALL = (
+    "--steps 2 --batch.video 2 --options.data.min-frames 2 --options.data.max-frames 3 "
+    "--options.data.workers 0 --options.validation 1 --options.samples.steps 1 "
+    "--logs.validate-every 2 --logs.sample-every 2"
+).split()
+
+
+def finetuning(root, base, data) -> list[str]:
+    return ["--root", str(root), "finetune", "--base", str(base), "--data", str(data), *SMALL]
+
+
+@pytest.mark.parametrize("how", ["--rank 2 --parts temporal-attention", "--full"])
+def test_finetuning_from_end_to_end(small_checkpoint, media, tmp_path, how, capsys):
+    words = finetuning(tmp_path, small_checkpoint, media / "clips") + [*how.split(), "--name", "mine"]
+    main([*words, "--out", str(tmp_path / "out.safetensors")])
+    written = tmp_path / "mine" / "mine.safetensors"
+    assert str(written) in capsys.readouterr().out
+    assert written.read_bytes() == (tmp_path / "out.safetensors").read_bytes()
+    names = {path.name for path in (tmp_path / "mine").iterdir()}
+    assert {"config.json", "metrics.jsonl", "final.pt", "step_00000002", "samples", "loss.png"} <= names
+    if how == "--full":
+        weight = checkpoints.load(written).unet.state_dict()["out.2.weight"]
+        assert torch.equal(weight, load(tmp_path / "mine" / "final.pt")["ema"]["out.2.weight"].half())
+    else:
+        lora = read_lora(written)
+        assert lora.layers and all(".temporal." in name for name in lora.layers)
+    before = written.read_bytes()
+    main(words)  # a finished run is left as it is
+    written.unlink()
+    main(["--root", str(tmp_path), "export", "--run", "mine"])
+    assert written.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "left, message",
+    [
+        ((), "expected clips .* got nothing and no clip"),
+        ((".txt",), "got 4 .txt and no clip"),
+        ((".mp4",), "caption"),
+    ],
+)
+def test_a_folder_without_clips_or_captions_is_one_sentence(small_checkpoint, media, tmp_path, left, message):
+    folder = tmp_path / "clips"
+    folder.mkdir()
+    for path in (media / "clips").iterdir():
+        if path.suffix in left:
+            shutil.copy(path, folder)
+    with pytest.raises(ValueError, match=message):
+        main(finetuning(tmp_path, small_checkpoint, folder))
+
+
+def test_data_that_has_changed_does_not_continue_a_run(small_checkpoint, media, tmp_path):
+    clips = shutil.copytree(media / "clips", tmp_path / "clips")
+    main(finetuning(tmp_path, small_checkpoint, clips))
+    (clips / "0.mp4").unlink()
+    (clips / "0.txt").unlink()
+    with pytest.raises(ValueError, match='begun with other data .*"clip": 4.* there is now .*"clip": 3'):
+        main([*finetuning(tmp_path, small_checkpoint, clips), "--steps", "3"])
+
+
+def test_a_plan_is_printed(capsys):
+    words = "plan finetune --gpu 4090 --options.base tiny"
+    main([*words.split(), "--options.data.min-frames", "8", "--options.data.max-frames", "12"])
+    text = capsys.readouterr().out
+    assert "1 x 4090" in text and "left of 24" in text and "--mfu 0.35" in text
+
+
+def test_data_is_prepared_checked_and_trained_on(small_checkpoint, media, tmp_path, capsys):
+    out = tmp_path / "prepared"
+    words = ["prepare", "--base", str(small_checkpoint), "--out", str(out), "--clips", str(media / "clips")]
+    main([*words, "--frames", "4", "--min-frames", "2", "--references", "2", "--buckets", "64", "64"])
+    assert "samples=4" in capsys.readouterr().out
+    main(["prepare", "--out", str(out), "--verify"])
+    main(finetuning(tmp_path, small_checkpoint, out / "clips"))
+    rows = [json.loads(line) for line in (tmp_path / "finetune" / "metrics.jsonl").read_text().splitlines()]
+    assert len(rows) == 2 and all(row["loss"] > 0 for row in rows)
+    tar = next((out / "clips").glob("*.tar"))
+    data = bytearray(tar.read_bytes())
+    data[len(data) // 2] ^= 1
+    tar.write_bytes(data)
+    with pytest.raises(ValueError, match=tar.name):
+        main(["prepare", "--out", str(out), "--verify"])
