@@ -79,7 +79,7 @@ def encoded(config):
 
 def environment():
     root = Path(__file__).parents[1]
-    return os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)}
+    return os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads()), "PYTHONPATH": str(root)}
 
 
 if __name__ == "__main__":

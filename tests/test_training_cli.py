@@ -26,11 +26,8 @@ def test_every_setting_can_be_changed_and_has_its_type():
     data = "--options.data.images.paths a/*.tar b --options.data.images.at-least aesthetic 5.5"
     recipe = recipe_of("train", "univid_t2v", *words.split(), *data.split(), "--logs.tensorboard")
     assert recipe.optim.lr == 3e-5 and recipe.batch == {"image": 256, "frame": 256, "video": 8}
-    assert recipe.engine.parallel == "fsdp" and recipe.engine.micro_batch == {
-        "image": 4,
-        "frame": 4,
-        "video": 2,
-    }
+    assert recipe.engine.parallel == "fsdp"
+    assert recipe.engine.micro_batch == {"image": 4, "frame": 4, "video": 2}
     assert recipe.options.data.images.paths == ("a/*.tar", "b")
     assert recipe.options.data.images.at_least == {"aesthetic": 5.5}
     assert recipe.options.data.clips == RECIPES["univid_t2v"]().options.data.clips
