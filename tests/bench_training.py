@@ -145,10 +145,12 @@ def main() -> None:
     parser.add_argument("--size", type=int, nargs=2, default=[64, 64], metavar=("H", "W"))
     parser.add_argument("--frames", type=int, default=12)
     parser.add_argument("--fps", type=float, default=8.0)
-    parser.add_argument("--batch", type=int, default=8, help="clips a step")
+    parser.add_argument("--batch", type=int, default=16, help="clips a step")
     parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--rounds", type=int, default=10)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument(
+        "--threads", type=int, default=1, help="of the network; the loader has cores of its own"
+    )
     parser.add_argument("--checkpointing", action="store_true")
     parser.add_argument("--compile", action="store_true")
     args = parser.parse_args()

@@ -49,6 +49,12 @@ def steps_done(folder: Path) -> int:
     return int(rows[-1]["step"]) if rows else 0
 
 
+def written_since(moment: float, folder: Path) -> bool:
+    """Whether the run has cut its metrics back to its newest state, as it does when it goes on."""
+    path = folder / "metrics.jsonl"
+    return path.exists() and path.stat().st_mtime > moment
+
+
 def saved_step(folder: Path) -> int:
     path = newest(folder) if folder.exists() else None
     return int(path.name.removeprefix("step_")) if path else 0
@@ -56,11 +62,11 @@ def saved_step(folder: Path) -> int:
 
 def kill_once(folder: Path, steps: int, rng: random.Random) -> dict | None:
     """Start the run and kill it; what it had done and what it left. None: it ended before it was killed."""
-    before = saved_step(folder)
+    before, started = saved_step(folder), time.time()
     child = start(folder, steps)
-    while child.poll() is None and steps_done(folder) <= before:
+    while child.poll() is None and not (written_since(started, folder) and steps_done(folder) > before):
         time.sleep(0.01)
-    moment = time.monotonic() + rng.uniform(0, 3)
+    moment = time.monotonic() + rng.uniform(0, 6)
     while child.poll() is None and time.monotonic() < moment:
         time.sleep(0.002)
     if child.poll() is not None:
@@ -77,7 +83,7 @@ def kill_once(folder: Path, steps: int, rng: random.Random) -> dict | None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--train", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
