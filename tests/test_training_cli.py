@@ -141,7 +141,9 @@ def test_data_that_has_changed_does_not_continue_a_run(small_checkpoint, media, 
     main(finetuning(tmp_path, small_checkpoint, clips))
     (clips / "0.mp4").unlink()
     (clips / "0.txt").unlink()
-    with pytest.raises(ValueError, match='begun with other data .*"clip": 4.* there is now .*"clip": 3'):
+    with pytest.raises(
+        ValueError, match="begun with 4 samples .* of clip, there are now 3 samples .* of clip"
+    ):
         main([*finetuning(tmp_path, small_checkpoint, clips), "--steps", "3"])
 
 

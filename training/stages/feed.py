@@ -62,27 +62,30 @@ def check_unchanged(sources: Mapping[str, Source], path: Path) -> None:
     Raises:
         ValueError: other numbers of samples there.
     """
-    digest = hashlib.sha256()
-    for _, source in sorted(sources.items()):
-        digest.update(np.ascontiguousarray(source.counts(), dtype="<i8").tobytes())
-    samples = {kind: int(source.counts().sum()) for kind, source in sorted(sources.items())}
-    seen = json.dumps({"samples": samples, "digest": digest.hexdigest()})
-    if len(others := set(distributed.gathered(seen))) > 1:
+    seen = {kind: _fingerprint(source) for kind, source in sorted(sources.items())}
+    if len(others := set(distributed.gathered(json.dumps(seen)))) > 1:
         raise ValueError(
             f"expected the same data in all processes, got {' and '.join(sorted(others))}; "
             "look at the log for what some of them could not read."
         )
     if distributed.rank():
         return
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic(path) as temporary:
-            temporary.write_text(seen)
-    elif (begun := path.read_text()) != seen:
+    begun = json.loads(path.read_text()) if path.exists() else {}
+    if changed := [kind for kind in seen if begun.get(kind, seen[kind]) != seen[kind]]:
         raise ValueError(
-            f"the run in {path.parent} was begun with other data ({begun}), there is now {seen}; put the "
-            "data back, or take another name for the run."
+            f"the run in {path.parent} was begun with {', '.join(f'{begun[k]} of {k}' for k in changed)}, "
+            f"there are now {', '.join(f'{seen[k]} of {k}' for k in changed)}; put the data back, or take "
+            "another name for the run."
         )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic(path) as temporary:
+        temporary.write_text(json.dumps(begun | seen))
+
+
+def _fingerprint(source: Source) -> str:
+    """How many samples there are, and a digest of where."""
+    counts = np.ascontiguousarray(source.counts(), dtype="<i8")
+    return f"{counts.sum()} samples ({hashlib.sha256(counts.tobytes()).hexdigest()[:12]})"
 
 
 class Feed:
