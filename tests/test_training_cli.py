@@ -113,9 +113,13 @@ def test_finetuning_from_end_to_end(small_checkpoint, media, tmp_path, how, caps
         assert lora.layers and all(".temporal." in name for name in lora.layers)
     before = written.read_bytes()
     main(words)  # a finished run is left as it is
+    (tmp_path / "mine" / "final.pt").unlink()  # as in the middle of a run
     written.unlink()
     main(["--root", str(tmp_path), "export", "--run", "mine"])
     assert written.read_bytes() == before
+    shutil.rmtree(tmp_path / "mine" / "step_00000002")
+    with pytest.raises(ValueError, match="expected a state in .*mine, got none yet"):
+        main(["--root", str(tmp_path), "export", "--run", "mine"])
 
 
 @pytest.mark.parametrize(

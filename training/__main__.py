@@ -40,9 +40,15 @@ def run_missing(recipe: Recipe, root: Path, device) -> None:
 def result(recipe: Recipe, root: Path, out: Path) -> None:
     """Write what the run of a recipe on real data has made: a checkpoint, or a LoRA."""
     from .stages.networks import write_result
-    from .state import load
+    from .state import load, newest, read_state
 
-    saved = load(root / recipe.name / "final.pt")
+    folder = root / recipe.name
+    if (folder / "final.pt").exists():
+        saved = load(folder / "final.pt")
+    elif state := newest(folder):  # of a run that is not at its end
+        saved = read_state(state)
+    else:
+        raise ValueError(f"expected a state in {folder}, got none yet; let the run reach its first one.")
     write_result(recipe, root, saved["ema"], int(saved["step"]), out)
     print(out)
 

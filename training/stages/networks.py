@@ -123,7 +123,8 @@ def write_result(
     """Write what a run has made: a native checkpoint with all parts of its base, or the LoRA alone.
 
     Args:
-        state: of the network, whole, as `final.pt` holds it under "ema".
+        state: of the network, as `final.pt` holds it under "ema", or what is trained of it, as a run's
+            states do.
         dtype: of all weights in the file.
 
     Raises:
@@ -131,16 +132,14 @@ def write_result(
     """
     options: DenoiseOptions = recipe.options
     base = load_base(options.base, recipe.seed)
-    unet = trainable(base.unet)
+    unet = build_network(options, base, recipe.seed, root)
+    unet.load_state_dict(unet.state_dict() | dict(state))
     words = {"source": f"python -m training: {recipe.name}, {options.stage} of {options.base}"}
     if options.lora is not None:
-        add_lora(unet, options.lora, recipe.seed)
-        unet.load_state_dict(state)
         kept = {key: base.info[key] for key in ("licence",) if key in base.info}
         name = Path(options.base).stem
         save_lora(path, unet, options.lora, base=name, steps=step, info=kept | words, dtype=dtype)
         return
-    unet.load_state_dict(state)
     info = base.info | words | {"training_step": str(step)}
     model = UniVid(
         base.config, base.profile, unet, base.vae, base.text_encoder, base.image_encoder, info=info
