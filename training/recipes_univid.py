@@ -85,9 +85,7 @@ def finetune(
         seed=0,
         steps=steps,
         batch={"video": 2},
-        optim=OptimConfig(
-            lr=1e-5 if full else 1e-4, warmup_steps=min(50, steps // 10), decay="constant", ema_decay=0.99
-        ),
+        optim=OptimConfig(lr=1e-5 if full else 1e-4, warmup_steps=20, decay="constant", ema_decay=0.99),
         options=DenoiseOptions(
             stage="full" if full else "lora",
             data=_own_clips(str(data), profile),
