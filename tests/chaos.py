@@ -1,6 +1,7 @@
-"""Kill a run of two processes again and again, and compare what becomes of it with a run left in peace.
+"""Kill a run again and again, and compare what becomes of it with a run left in peace.
 
-    python -m tests.chaos            # make chaos: twenty kills, some minutes
+    python -m tests.chaos                    # make chaos: twenty kills of two processes, many minutes
+    python -m tests.chaos --processes 1      # of one, some minutes
 
 A U-Net trains on random latents by FSDP2 and saves a state every second step. Each start is killed with all
 its processes (SIGKILL) at a random moment after its first new step, so also while a state is being written.
@@ -26,19 +27,23 @@ from training.loop import train
 from training.report import read
 from training.state import load, newest
 
-from .test_distributed import Denoising, recipe
+from .test_distributed import CONFIG, Denoising, recipe
 
 ROOT = Path(__file__).parents[1]
+TEMPORAL = dataclasses.replace(CONFIG.temporal, conv_kernels=(3, 5), segment_frames=(8, 4))
+# Two levels: a state has a third of the tensors, and is written in about as long as a step takes.
+SHALLOW = dataclasses.replace(CONFIG, channel_mult=(1, 2), attention_levels=(True, True), temporal=TEMPORAL)
 
 
 def job(steps: int):
     return dataclasses.replace(recipe(parallel="fsdp"), steps=steps, logs=LogsConfig(save_every=2))
 
 
-def start(folder: Path, steps: int) -> subprocess.Popen:
-    command = "-m torch.distributed.run --nproc-per-node 2 --standalone -m tests.chaos".split()
+def start(folder: Path, options: argparse.Namespace) -> subprocess.Popen:
+    many = f"torch.distributed.run --nproc-per-node {options.processes} --standalone -m tests.chaos"
+    command = ["-m", *(many if options.processes > 1 else "tests.chaos").split()]
     return subprocess.Popen(
-        [sys.executable, *command, "--steps", str(steps), "--train", str(folder)],
+        [sys.executable, *command, "--steps", str(options.steps), "--train", str(folder)],
         env=os.environ | {"OMP_NUM_THREADS": "1"}, cwd=ROOT, start_new_session=True,
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
@@ -60,13 +65,13 @@ def saved_step(folder: Path) -> int:
     return int(path.name.removeprefix("step_")) if path else 0
 
 
-def kill_once(folder: Path, steps: int, rng: random.Random) -> dict | None:
+def kill_once(folder: Path, options: argparse.Namespace, rng: random.Random) -> dict | None:
     """Start the run and kill it; what it had done and what it left. None: it ended before it was killed."""
     before, started = saved_step(folder), time.time()
-    child = start(folder, steps)
+    child = start(folder, options)
     while child.poll() is None and not (written_since(started, folder) and steps_done(folder) > before):
         time.sleep(0.01)
-    moment = time.monotonic() + rng.uniform(0, 6)
+    moment = time.monotonic() + rng.uniform(0, 4)
     while child.poll() is None and time.monotonic() < moment:
         time.sleep(0.002)
     if child.poll() is not None:
@@ -84,23 +89,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--steps", type=int, default=50)
+    parser.add_argument("--processes", type=int, default=2, help="of the run; 1 = without torchrun")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--train", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.train:
         with distributed.process_group():
-            train(job(options.steps), Denoising(job(options.steps)), options.train, progress=False)
+            train(job(options.steps), Denoising(job(options.steps), SHALLOW), options.train, progress=False)
         return
 
     rng, kills = random.Random(options.seed), []
     with tempfile.TemporaryDirectory() as root:
         peace, chaos = Path(root) / "peace", Path(root) / "chaos"
-        if start(peace, options.steps).wait():
+        if start(peace, options).wait():
             raise SystemExit(
                 "expected the run in peace to end well, it failed; run tests/test_distributed.py"
             )
         while len(kills) < options.kills:
-            kill = kill_once(chaos, options.steps, rng)
+            kill = kill_once(chaos, options, rng)
             if kill is None:
                 raise SystemExit(
                     f"expected {options.kills} kills, the run ended after {len(kills)}; add --steps"
@@ -111,7 +117,7 @@ def main() -> None:
                 + (", a state half written" if kill["writing"] else ""),
                 flush=True,
             )
-        if start(chaos, options.steps).wait():
+        if start(chaos, options).wait():
             raise SystemExit("expected the run to end well after the kills, it failed")
         same_losses = (peace / "metrics.jsonl").read_bytes() == (chaos / "metrics.jsonl").read_bytes()
         finals = load(peace / "final.pt"), load(chaos / "final.pt")

@@ -18,6 +18,7 @@ from training.rng import generator
 from training.state import load, newest, read_state
 from training.task import MicroBatch, parameter_groups
 from univid.conditioning import Conditioning
+from univid.config import UNetConfig
 from univid.diffusion import NoiseSchedule, training_loss
 from univid.initialization import initialize
 from univid.presets import TINY
@@ -35,9 +36,9 @@ STEPS, CUT = 10, 6
 class Denoising:
     """The U-Net on random latents and tokens, which are functions of the sample's position."""
 
-    def __init__(self, recipe: Recipe):
+    def __init__(self, recipe: Recipe, config: UNetConfig = CONFIG):
         self.recipe = recipe
-        self.module = UNet(CONFIG)
+        self.module = UNet(config)
         initialize(self.module, 0)
 
     def parameter_groups(self):
