@@ -5,6 +5,7 @@ With several processes: `torchrun --nproc-per-node 2 -m training train RECIPE`.
 
 import argparse
 import contextlib
+import shutil
 import sys
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from .options import DenoiseOptions
 from .recipes import RECIPES, TINY, ablations
 from .stages import TASKS
 from .stages.denoise import DenoiseTask
+from .state import atomic, load, newest, read_state
 
 
 def run(recipe: Recipe, root: Path, device) -> None:
@@ -40,7 +42,6 @@ def run_missing(recipe: Recipe, root: Path, device) -> None:
 def result(recipe: Recipe, root: Path, out: Path) -> None:
     """Write what the run of a recipe on real data has made: a checkpoint, or a LoRA."""
     from .stages.networks import write_result
-    from .state import load, newest, read_state
 
     folder = root / recipe.name
     if (folder / "final.pt").exists():
@@ -68,7 +69,9 @@ def check_reconstructions(folder: Path) -> None:
 def finetune(recipe: Recipe, options: argparse.Namespace, device) -> None:
     run(recipe, options.root, device)
     if options.out and distributed.rank() == 0:
-        result(recipe, options.root, options.out)
+        with atomic(options.out) as temporary:
+            shutil.copy(options.root / recipe.name / f"{recipe.name}.safetensors", temporary)
+        print(options.out)
 
 
 def plan(recipe: Recipe, options: argparse.Namespace) -> None:

@@ -5,6 +5,7 @@ import fcntl
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 from .config import Recipe, differing_fields
 from .state import atomic, purge
@@ -22,15 +23,24 @@ def claimed(folder: Path, recipe: Recipe) -> Iterator[None]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / ".lock", "a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise ValueError(
-                f"another run is at work in {folder}; wait for it, stop it, or take another folder."
-            ) from error
+        hold(lock, folder)
         purge(folder)
         claim(folder, recipe)
         yield
+
+
+def hold(lock: IO, folder: Path) -> None:
+    """Lock a folder's open lock file until it is closed.
+
+    Raises:
+        ValueError: another run holds it.
+    """
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        raise ValueError(
+            f"another run is at work in {folder}; wait for it, stop it, or take another folder."
+        ) from error
 
 
 def claim(folder: Path, recipe: Recipe) -> None:

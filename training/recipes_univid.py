@@ -6,15 +6,15 @@ and offset noise of its companion UniVG (4.1), because its base model has the sa
 
 from pathlib import Path
 
-from univid.checkpoints import built_in_path, foreign, imports, native, stream
+from univid.checkpoints import native
 from univid.config import SamplingProfile
-from univid.presets import PRESETS, PROFILES
 
 from .config import EngineConfig, LogsConfig, OptimConfig, Recipe
 from .data.buckets import buckets_of
 from .data.config import DataConfig, SourceConfig
 from .lora import LoraConfig
 from .options import DenoiseOptions, NoiseOptions
+from .stages.base import describe_base
 
 LAION = SourceConfig(paths=("laion/*.tar",))
 PANDA = SourceConfig(paths=("panda70m/*.tar",))
@@ -77,7 +77,7 @@ def finetune(
     """
     if full and lora is not None:
         raise ValueError("expected full or a LoRA, got both; leave one out.")
-    profile = profile_of(base)
+    _, profile = describe_base(str(base))
     small = max(profile.height, profile.width) < 256  # a network for a CPU, where bfloat16 is slow
     return Recipe(
         name=name,
@@ -109,21 +109,3 @@ def _own_clips(folder: str, profile: SamplingProfile) -> DataConfig:
         reference="random" if profile.inputs.concat == "none" else "first",
         max_bad_share=0.25,
     )
-
-
-def profile_of(base: str) -> SamplingProfile:
-    """How a base is sampled: what a checkpoint's header says, or what is known of a foreign model.
-
-    Raises:
-        ValueError: no such file, or it cannot be read.
-    """
-    if base in PRESETS:
-        return PROFILES[base]
-    path = built_in_path() if base == native.BUILT_IN else Path(base).expanduser()
-    if path.is_file():
-        opened = foreign.open_weights(path)
-        if isinstance(opened, stream.Reader) and opened.metadata.get("format") == "univid":
-            return native.read_header(opened)[1]
-    if not path.exists():
-        raise ValueError(f"expected a checkpoint at {base}, got none there; set --base.")
-    return native.parse_header(imports.plan(path).metadata)[1]

@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from training import distributed
 from training.config import differing_fields
+from training.folder import hold
 from training.state import atomic, purge
 
 from .manifest import Manifest
@@ -30,12 +31,7 @@ def claimed(out: Path, manifest: Manifest) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
     with open(out / ".lock", "a") as lock:
         if distributed.rank() == 0:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise ValueError(
-                    f"another run is at work in {out}; wait for it, stop it, or take another folder."
-                ) from error
+            hold(lock, out)
             for folder in folders:
                 purge(folder)
             if not (out / Manifest.NAME).exists():

@@ -8,7 +8,8 @@ from training.config import Recipe
 from training.lora import add_lora
 from training.options import DenoiseOptions
 from training.stages import networks
-from univid.checkpoints import built_in_path, foreign, imports, native, stream
+from training.stages.base import describe_base
+from univid.checkpoints import native
 from univid.config import ModelConfig
 from univid.presets import PAPER, PRESETS
 from univid.unet import UNet
@@ -59,13 +60,5 @@ def workload_of(recipe: Recipe, prepared: bool = False) -> Workload:
 
 def config_of(base: str) -> ModelConfig:
     """The architecture of a base, from its header alone."""
-    if base in PRESETS:
-        return PRESETS[base]
-    path = built_in_path() if base == native.BUILT_IN else Path(base).expanduser()
-    if not path.exists():
-        return PAPER
-    if path.is_file():
-        opened = foreign.open_weights(path)
-        if isinstance(opened, stream.Reader) and opened.metadata.get("format") == "univid":
-            return native.read_header(opened)[0]
-    return native.parse_header(imports.plan(path).metadata)[0]
+    there = base in PRESETS or base == native.BUILT_IN or Path(base).expanduser().exists()
+    return describe_base(base)[0] if there else PAPER

@@ -8,7 +8,8 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from univid import checkpoints
-from univid.checkpoints import foreign, imports, native, stream
+from univid.checkpoints import built_in_path, foreign, imports, native, stream
+from univid.config import ModelConfig, SamplingProfile
 from univid.initialization import initialize
 from univid.model import UniVid
 from univid.pipeline import grey_tokens
@@ -41,29 +42,52 @@ def load_base(base: str, seed: int) -> UniVid:
             }
         initialize(parts["unet"], seed)
         return UniVid(config, PROFILES[base], **parts, info={"source": f"preset {base}, random weights"})
-    if base == native.BUILT_IN:
-        return checkpoints.load()
-    path = Path(base).expanduser()
+    path = _path(base)
+    return checkpoints.load(path) if _native(path) else _import(path)
+
+
+def describe_base(base: str) -> tuple[ModelConfig, SamplingProfile]:
+    """What `load_base` would give, and how it is sampled, without reading its weights.
+
+    Raises:
+        ValueError: as `load_base`.
+    """
+    if base in PRESETS:
+        return PRESETS[base], PROFILES[base]
+    path = _path(base)
+    opened = _native(path)
+    return native.read_header(opened)[:2] if opened else native.parse_header(_plan(path).metadata)[:2]
+
+
+def _path(base: str) -> Path:
+    path = built_in_path() if base == native.BUILT_IN else Path(base).expanduser()
     if not path.exists():
         raise ValueError(
             f"expected a checkpoint at {base}, or {native.BUILT_IN!r}, or one of the presets "
             f"{', '.join(PRESETS)}; got none there, set options.base."
         )
-    if path.is_file():
-        opened = foreign.open_weights(path)
-        if isinstance(opened, stream.Reader) and opened.metadata.get("format") == "univid":
-            return checkpoints.load(path)
-    return _import(path)
+    return path
 
 
-def _import(path: Path) -> UniVid:
-    """A foreign model as its importer gives it."""
+def _native(path: Path) -> stream.Reader | None:
+    """A native checkpoint, opened; None = a foreign one."""
+    opened = foreign.open_weights(path) if path.is_file() else None
+    native_file = isinstance(opened, stream.Reader) and opened.metadata.get("format") == "univid"
+    return opened if native_file else None
+
+
+def _plan(path: Path) -> imports.Import:
     try:
-        planned = imports.plan(path)
+        return imports.plan(path)
     except ValueError as error:
         raise ValueError(
             f"{str(error).rstrip('.')}; or make a file for it once with `python -m univid import`."
         ) from error
+
+
+def _import(path: Path) -> UniVid:
+    """A foreign model as its importer gives it."""
+    planned = _plan(path)
     config, profile, info = native.parse_header(planned.metadata)
     parts = native.meta_modules(config)
     for name, module in parts.items():
