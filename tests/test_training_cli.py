@@ -99,10 +99,10 @@ def finetuning(root, base, data) -> list[str]:
 @pytest.mark.parametrize("how", ["--rank 2 --parts temporal-attention", "--full"])
 def test_finetuning_from_end_to_end(small_checkpoint, media, tmp_path, how, capsys):
     words = finetuning(tmp_path, small_checkpoint, media / "clips") + [*how.split(), "--name", "mine"]
-    main([*words, "--out", str(tmp_path / "out.safetensors")])
+    main([*words, "--out", str(tmp_path / "new" / "out.safetensors")])
     written = tmp_path / "mine" / "mine.safetensors"
     assert str(written) in capsys.readouterr().out
-    assert written.read_bytes() == (tmp_path / "out.safetensors").read_bytes()
+    assert written.read_bytes() == (tmp_path / "new" / "out.safetensors").read_bytes()
     names = {path.name for path in (tmp_path / "mine").iterdir()}
     assert {"config.json", "metrics.jsonl", "final.pt", "step_00000002", "samples", "loss.png"} <= names
     if how == "--full":

@@ -69,6 +69,7 @@ def check_reconstructions(folder: Path) -> None:
 def finetune(recipe: Recipe, options: argparse.Namespace, device) -> None:
     run(recipe, options.root, device)
     if options.out and distributed.rank() == 0:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
         with atomic(options.out) as temporary:
             shutil.copy(options.root / recipe.name / f"{recipe.name}.safetensors", temporary)
         print(options.out)
