@@ -4,6 +4,7 @@ What a run computes is a function of the step alone, so the processes differ onl
 """
 
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
@@ -19,6 +20,9 @@ from univid.unet import UNet
 
 from .config import EngineConfig
 from .task import Task
+
+# The U-Net's output is a view; the loss changes nothing in place, so the hook on it stays.
+warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view")
 
 
 @contextmanager
@@ -126,6 +130,11 @@ def forget_gathered(module: nn.Module) -> None:
 def whole(tensor: Tensor) -> Tensor:
     """The tensor itself, or all of a sharded one: then all processes have to ask for it."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def local(tensor: Tensor) -> Tensor:
+    """The tensor itself, or this process's part of a sharded one."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def mean_over_processes(values: list[Tensor]) -> list[Tensor]:
