@@ -1,7 +1,7 @@
 """Kill a run again and again, and compare what becomes of it with a run left in peace.
 
-    python -m tests.chaos                    # make chaos: twenty kills of two processes, many minutes
-    python -m tests.chaos --processes 1      # of one, some minutes
+    python -m tests.chaos                    # make chaos: twenty kills of two processes, some minutes
+    python -m tests.chaos --processes 1      # of one
 
 A U-Net trains on random latents by FSDP2 and saves a state every second step. Each start is killed with all
 its processes (SIGKILL) at a random moment after its first new step, so also while a state is being written.
@@ -27,12 +27,9 @@ from training.loop import train
 from training.report import read
 from training.state import load, newest
 
-from .test_distributed import CONFIG, Denoising, recipe
+from .test_distributed import SHALLOW, Denoising, recipe
 
 ROOT = Path(__file__).parents[1]
-TEMPORAL = dataclasses.replace(CONFIG.temporal, conv_kernels=(3, 5), segment_frames=(8, 4))
-# Two levels: a state has a third of the tensors, and is written in about as long as a step takes.
-SHALLOW = dataclasses.replace(CONFIG, channel_mult=(1, 2), attention_levels=(True, True), temporal=TEMPORAL)
 
 
 def job(steps: int):

@@ -1,6 +1,7 @@
 """Two processes, by DDP or FSDP2, do what one does at the same global batch, and continue its run."""
 
 import dataclasses
+import functools
 import os
 import subprocess
 import sys
@@ -28,6 +29,8 @@ CONFIG = dataclasses.replace(
     TINY.unet, model_channels=16, head_channels=16, norm_groups=8, context_dim=32,
     image_stream=dataclasses.replace(TINY.unet.image_stream, width=32),
 )  # fmt: skip
+TEMPORAL = dataclasses.replace(CONFIG.temporal, conv_kernels=(3, 5), segment_frames=(8, 4))
+SHALLOW = dataclasses.replace(CONFIG, channel_mult=(1, 2), attention_levels=(True, True), temporal=TEMPORAL)
 SCHEDULE = NoiseSchedule(TINY.schedule)
 FRAMES = {"image": 1, "video": 3}
 STEPS, CUT = 10, 6
@@ -183,6 +186,26 @@ def test_a_run_of_two_processes_continues_on_one_and_back(runs, tmp_path):
     for job in ("fsdp", "ddp"):
         rows = losses(runs / job)
         assert len(rows) == STEPS + 4 and rows == pytest.approx(losses(tmp_path / "one"), rel=2e-5)
+
+
+@pytest.mark.slow
+def test_compiled_blocks_train_alike(monkeypatch, tmp_path):
+    """Each block is traced for each length, without a break; by a backend that translates nothing, as that
+    takes minutes on a CPU.
+    """
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
+    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", torch._dynamo.config.recompile_limit)
+    monkeypatch.setattr(torch._dynamo.config, "fail_on_recompile_limit_hit", True)
+    torch._dynamo.utils.counters.clear()
+    for compiled in (False, True):
+        job = dataclasses.replace(recipe(compile=compiled), steps=3, logs=LogsConfig())
+        task = Denoising(job, SHALLOW)
+        train(job, task, tmp_path / str(compiled), progress=False)
+        graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+        assert (graphs > len(task.module.blocks())) == compiled
+    assert not torch._dynamo.utils.counters["graph_break"]
+    assert losses(tmp_path / "True") == pytest.approx(losses(tmp_path / "False"), rel=1e-5)
+    torch._dynamo.reset()
 
 
 def test_only_the_unet_is_sharded(monkeypatch):

@@ -85,6 +85,8 @@ class Network:
                 fully_shard(block)
             fully_shard(module)
         if engine.compile:
+            # Blocks of a kind share their code, which is compiled for each width and each number of frames.
+            torch._dynamo.config.recompile_limit = 128
             for block in module.blocks() if isinstance(module, UNet) else [module]:
                 block.compile()
         self.module = module
