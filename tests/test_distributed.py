@@ -1,10 +1,15 @@
-"""Two processes, by DDP or FSDP2, do what one does at the same global batch, and continue its run."""
+"""Two processes, by DDP or FSDP2, do what one does at the same global batch, and continue its run.
+
+One of them dies on the way, and torchrun starts both again.
+"""
 
 import dataclasses
 import functools
 import os
+import signal
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -89,6 +94,7 @@ def recipe(**engine) -> Recipe:
 ACCUMULATION = {"image": 1, "video": 2}
 JOBS = {
     "ddp": recipe(parallel="ddp"),
+    "fsdp, dying": recipe(parallel="fsdp"),
     "ddp, accumulation": recipe(parallel="ddp", micro_batch=ACCUMULATION),
     "fsdp": recipe(parallel="fsdp"),
     "fsdp, accumulation, checkpointing": recipe(
@@ -100,19 +106,35 @@ JOBS = {
 }
 
 
-def start(job: Recipe, folder: Path) -> None:
-    train(job, Denoising(job), folder, progress=False)
+class Dying(Denoising):
+    """The second process dies between two states, unless it has been started again."""
+
+    def micro_batches(self, step):
+        if step == CUT + 2 and distributed.rank() == 1 and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().micro_batches(step)
 
 
-def torchrun(folder: Path, *jobs: str) -> None:
-    """Run the jobs one after the other in two processes."""
-    command = "-m torch.distributed.run --nproc-per-node 2 --standalone".split()
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
+def start(job: Recipe, folder: Path, kind=Denoising) -> None:
+    train(job, kind(job), folder, progress=False)
+
+
+def torchrun(folder: Path, *jobs: str, deaths: int = 0) -> None:
+    """Run the jobs one after the other in two processes, which are started again when one has died.
+
+    deaths: how many are meant. One more is survived too, but said.
+    """
+    command = f"-m torch.distributed.run --nproc-per-node 2 --standalone --max-restarts {deaths + 1}".split()
+    environment = os.environ | {
+        "OMP_NUM_THREADS": "1", "PYTHONFAULTHANDLER": "1", "PYTHONPATH": str(Path(__file__).parents[1]),
+    }  # fmt: skip
     done = subprocess.run(
         [sys.executable, *command, __file__, str(folder), *jobs],
         env=environment, timeout=600, capture_output=True, text=True,
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.returncode == 0, done.stderr[-6000:]
+    if done.stdout.count("started") > deaths + 1:
+        warnings.warn(f"a process died that was not meant to:\n{done.stderr[-6000:]}", stacklevel=2)
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +143,7 @@ def runs(tmp_path_factory):
     root = tmp_path_factory.mktemp("runs")
     start(recipe(), root / "one")
     start(JOBS["images"], root / "one images")
-    torchrun(root, *JOBS)
+    torchrun(root, *JOBS, deaths=1)
     return root
 
 
@@ -226,9 +248,11 @@ def test_a_batch_that_does_not_divide_is_refused(monkeypatch):
 if __name__ == "__main__":
     root, *names = sys.argv[1:]
     with distributed.process_group():
+        if distributed.rank() == 0:
+            print("started")
         for name in names:
             if name.startswith("longer "):
                 name = name.removeprefix("longer ")
                 start(dataclasses.replace(recipe(parallel="fsdp"), steps=STEPS + 4), Path(root) / name)
             else:
-                start(JOBS[name], Path(root) / name)
+                start(JOBS[name], Path(root) / name, Dying if "dying" in name else Denoising)

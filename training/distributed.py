@@ -35,7 +35,12 @@ def process_group(device: str = "cpu") -> Iterator[torch.device]:
     if place.type != "cpu":
         place = torch.device(place.type, int(os.environ["LOCAL_RANK"]))
         torch.accelerator.set_device_index(place.index)
-    dist.init_process_group(dist.get_default_backend_for_device(place))
+    store, index, world = next(dist.rendezvous("env://"))
+    if os.environ.get("GROUP_WORLD_SIZE") == "1":
+        # Of one machine torchrun keeps the store, and in it the addresses of processes that have died.
+        store = dist.PrefixStore(os.environ["TORCHELASTIC_RESTART_COUNT"], store)
+    backend = dist.get_default_backend_for_device(place)
+    dist.init_process_group(backend, store=store, rank=index, world_size=world)
     try:
         yield place
     finally:

@@ -3,6 +3,7 @@
 import json
 import math
 import multiprocessing
+import os
 import signal
 import threading
 from collections import defaultdict
@@ -33,7 +34,7 @@ def load(
 ) -> Iterator[list[Example | PreparedExample]]:
     """The samples of every request, in order, the same ones for any number of `workers`.
 
-    workers: processes that decode; 0 = this one, when a sample is asked for. ahead: samples that they keep
+    workers: processes that decode, at most one a core; 0 = this one, when a sample is asked for. ahead: samples that they keep
     ready in all, best those of one step on this rank: then they work while the network does.
 
     Raises:
@@ -43,6 +44,7 @@ def load(
     # A worker takes single samples, not requests: a micro-batch of two clips keeps two workers busy.
     asked, sent = tee(requests)
     samples = ((modality, step, index) for modality, step, indices in sent for index in indices)
+    workers = min(workers, os.cpu_count() or 1)
     examples = _explained(_begin(_data_loader(stream, samples, workers, ahead)))
     for modality, step, indices in asked:
         loaded = list(islice(examples, len(indices)))
