@@ -34,8 +34,9 @@ def load(
 ) -> Iterator[list[Example | PreparedExample]]:
     """The samples of every request, in order, the same ones for any number of `workers`.
 
-    workers: processes that decode, at most one a core; 0 = this one, when a sample is asked for. ahead: samples that they keep
-    ready in all, best those of one step on this rank: then they work while the network does.
+    workers: processes that decode, at most one a core; 0 = this one, when a sample is asked for. ahead:
+    samples that they keep ready in all, best those of one step on this rank: then they work while the
+    network does.
 
     Raises:
         ValueError: no good sample at some position, or more bad samples than `bad` allows.
