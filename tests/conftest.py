@@ -39,3 +39,30 @@ def small_checkpoint(tmp_path_factory):
     path = tmp_path_factory.mktemp("checkpoint") / "small.safetensors"
     save(path, UniVid(small, profile, info={"source": "random weights of a test"}, **parts))
     return path
+
+
+@pytest.fixture(scope="session")
+def media(tmp_path_factory):
+    """A folder of real clips (clips/) and pictures (images/), each with its caption."""
+    from denoise_runs import write_media
+
+    return write_media(tmp_path_factory.mktemp("media"))
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    """Networks this small are slower on more."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def no_pictures():
+    """Drawing a run takes longer than a toy run."""
+    from training import report
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(report, "draw", lambda folder: None)
+        yield

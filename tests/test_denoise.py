@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 import torch
-from denoise_runs import Maker, gradients, write_media
+from denoise_runs import Maker, gradients
 
 from training.config import EngineConfig
 from training.lora import LoraConfig
@@ -13,23 +13,12 @@ from training.stages.conditions import BOTH, IMAGE, IMAGE_ONLY, NONE, TEXT, is_i
 from training.stages.denoising import draw_noise, spread_timesteps
 from training.stages.unet import is_temporal
 
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return write_media(tmp_path_factory.mktemp("media"))
-
-
-@pytest.fixture(scope="module")
-def make(folder, small_checkpoint, tmp_path_factory):
-    return Maker(folder, small_checkpoint, tmp_path_factory.mktemp("runs"))
+def make(media, small_checkpoint, tmp_path_factory):
+    return Maker(media, small_checkpoint, tmp_path_factory.mktemp("runs"))
 
 
 # What a step shows

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 import torch
-from denoise_runs import Maker, gradients, write_media
+from denoise_runs import Maker, gradients
 from reference import randomize
 
 from training.config import LogsConfig
@@ -24,23 +24,12 @@ from univid.pipeline import generate
 from univid.unet import UNet
 from univid.video import read_video
 
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return write_media(tmp_path_factory.mktemp("media"))
-
-
-@pytest.fixture(scope="module")
-def make(folder, small_checkpoint, tmp_path_factory):
-    return Maker(folder, small_checkpoint, tmp_path_factory.mktemp("runs"))
+def make(media, small_checkpoint, tmp_path_factory):
+    return Maker(media, small_checkpoint, tmp_path_factory.mktemp("runs"))
 
 
 # From run to run, and out of it
@@ -212,8 +201,8 @@ def test_a_preset_starts_from_random_weights_of_the_seed(make):
 # Prepared data
 
 
-def test_prepared_data_gives_the_losses_of_raw_data(make, folder, small_checkpoint, tmp_path):
-    sources = {kind: SourceConfig((str(folder / kind),)) for kind in ("images", "clips")}
+def test_prepared_data_gives_the_losses_of_raw_data(make, media, small_checkpoint, tmp_path):
+    sources = {kind: SourceConfig((str(media / kind),)) for kind in ("images", "clips")}
     prepare(
         PrepareConfig(
             base=str(small_checkpoint), out=tmp_path / "prepared", buckets=((64, 64),), frames=4,
@@ -270,9 +259,9 @@ def test_finetune_takes_its_sizes_from_the_base(small_checkpoint):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("full", [False, True])
-def test_finetuning_lowers_the_loss_on_its_own_clips(folder, tmp_path, full):
+def test_finetuning_lowers_the_loss_on_its_own_clips(media, tmp_path, full):
     recipe = finetune(
-        data=str(folder / "clips"), full=full, lora=None if full else LoraConfig(rank=8), steps=40
+        data=str(media / "clips"), full=full, lora=None if full else LoraConfig(rank=8), steps=40
     )
     optim = dataclasses.replace(recipe.optim, lr=1e-4 if full else 1e-3, warmup_steps=5, ema_decay=0.8)
     data = dataclasses.replace(recipe.options.data, workers=0)

@@ -5,7 +5,6 @@ import shutil
 
 import pytest
 import torch
-from denoise_runs import write_media
 
 from training import cli
 from training.__main__ import main
@@ -78,11 +77,6 @@ def test_settings_lists_what_can_be_set(capsys):
 def test_config_json_gives_the_recipe_back(recipe, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(recipe.to_dict()))
     assert saved_recipe(tmp_path) == recipe
-
-
-@pytest.fixture(scope="module")
-def media(tmp_path_factory):
-    return write_media(tmp_path_factory.mktemp("media"))
 
 
 SMALL = (

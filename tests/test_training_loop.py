@@ -14,19 +14,12 @@ from toys import (
     run,
 )
 
-from training import report
 from training.config import LogsConfig, OptimConfig
 from training.report import draw, read, smooth
 from training.rng import generator
 from training.state import load
 
-
-@pytest.fixture(autouse=True, scope="module")
-def no_pictures():
-    """Drawing takes longer than a toy run; its own test draws."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(report, "draw", lambda folder: None)
-        yield
+pytestmark = pytest.mark.usefixtures("no_pictures")
 
 
 @pytest.fixture(scope="module")

@@ -23,18 +23,11 @@ from toys import (
     same,
 )
 
-from training import report
 from training.config import EngineConfig, LogsConfig
 from training.report import read
 from training.state import State
 
-
-@pytest.fixture(autouse=True, scope="module")
-def no_pictures():
-    """Drawing takes longer than a toy run; its own test draws."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(report, "draw", lambda folder: None)
-        yield
+pytestmark = pytest.mark.usefixtures("no_pictures")
 
 
 @pytest.fixture(scope="module")
