@@ -27,7 +27,7 @@ from training.loop import train
 from training.report import read
 from training.state import load, newest
 
-from .test_distributed import SHALLOW, Denoising, recipe
+from .random_latents import SHALLOW, Denoising, recipe
 
 ROOT = Path(__file__).parents[1]
 

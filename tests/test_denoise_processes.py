@@ -1,13 +1,12 @@
 """Two processes train on real clips as one does, where one of them shows pictures and the other none."""
 
-import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
 from denoise_runs import Maker, write_media
+from processes import torchrun
 
 from training import distributed
 from training.config import EngineConfig
@@ -27,13 +26,7 @@ def test_two_processes_equal_one(small_checkpoint, tmp_path, parallel):
     task, _, one = make.run(tmp_path / "one", **OPTIONS)
     split = [set(task.step_modes(m, step)) == {NONE, BOTH} for m in ("image", "video") for step in (0, 1)]
     assert any(split)  # the processes show different modes
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    here = Path(__file__).parent
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{here.parent}{os.pathsep}{here}"}
-    arguments = [str(tmp_path), str(small_checkpoint), parallel]
-    subprocess.run(
-        [*torchrun, __file__, *arguments], check=True, env=environment, timeout=300, capture_output=True
-    )
+    torchrun(__file__, tmp_path, small_checkpoint, parallel)
     rows = [read(tmp_path / name / "metrics.jsonl") for name in ("one", parallel)]
     losses = [[row[key] for row in r for key in ("loss", "image/loss", "video/loss")] for r in rows]
     assert losses[1] == pytest.approx(losses[0], rel=1e-5)

@@ -7,89 +7,21 @@ import dataclasses
 import functools
 import os
 import signal
-import subprocess
 import sys
-import warnings
 from pathlib import Path
 
 import pytest
 import torch
+from processes import torchrun
+from random_latents import CONFIG, CUT, SHALLOW, STEPS, Denoising, recipe
 from torch import nn
 
 from training import distributed
-from training.config import EngineConfig, LogsConfig, OptimConfig, Recipe
+from training.config import EngineConfig, LogsConfig, Recipe
 from training.loop import train
 from training.report import read
-from training.rng import generator
 from training.state import load, newest, read_state
-from training.task import MicroBatch, parameter_groups
-from univid.conditioning import Conditioning
-from univid.config import UNetConfig
-from univid.diffusion import NoiseSchedule, training_loss
-from univid.initialization import initialize
-from univid.presets import TINY
 from univid.unet import UNet
-
-CONFIG = dataclasses.replace(
-    TINY.unet, model_channels=16, head_channels=16, norm_groups=8, context_dim=32,
-    image_stream=dataclasses.replace(TINY.unet.image_stream, width=32),
-)  # fmt: skip
-TEMPORAL = dataclasses.replace(CONFIG.temporal, conv_kernels=(3, 5), segment_frames=(8, 4))
-SHALLOW = dataclasses.replace(CONFIG, channel_mult=(1, 2), attention_levels=(True, True), temporal=TEMPORAL)
-SCHEDULE = NoiseSchedule(TINY.schedule)
-FRAMES = {"image": 1, "video": 3}
-STEPS, CUT = 10, 6
-
-
-class Denoising:
-    """The U-Net on random latents and tokens, which are functions of the sample's position."""
-
-    def __init__(self, recipe: Recipe, config: UNetConfig = CONFIG):
-        self.recipe = recipe
-        self.module = UNet(config)
-        initialize(self.module, 0)
-
-    def parameter_groups(self):
-        return parameter_groups(self.module)
-
-    def micro_batches(self, step):
-        for name, size in self.recipe.batch.items():
-            positions = distributed.share(range(step * size, (step + 1) * size))
-            passes = len(positions) // self.recipe.engine.micro_batch.get(name, len(positions))
-            for part in range(passes):
-                yield MicroBatch(name, 1 / passes, (name, positions[part::passes]))
-
-    def loss(self, batch):
-        name, positions = batch
-        samples = [self.draw(name, position) for position in positions]
-        x0, noise, text, image = (torch.stack(field) for field in zip(*samples, strict=True))
-        timesteps = torch.tensor([(position * 377) % 1000 for position in positions])
-        cond = Conditioning(text, image, torch.ones(len(positions), 2))
-        loss = training_loss(self.module, SCHEDULE, "v", x0, noise, timesteps, cond)
-        return loss.mean(), {"largest": loss.detach().amax()}
-
-    def draw(self, name, position):
-        rng = generator(self.recipe.seed, name, position)
-        shapes = [(4, FRAMES[name], 8, 8)] * 2 + [(5, 32), (6, 32)]
-        return [torch.randn(shape, generator=rng) for shape in shapes]
-
-    def validate(self, module):
-        assert not module.training
-        return {"loss": self.loss(("video", range(-4, 0)))[0].item()}
-
-
-def recipe(**engine) -> Recipe:
-    return Recipe(
-        name="denoising",
-        task="denoising",
-        seed=0,
-        steps=STEPS,
-        batch={"image": 4, "video": 4},
-        optim=OptimConfig(lr=2e-3, warmup_steps=2, ema_decay=0.9, decay="constant"),
-        engine=EngineConfig(**engine),
-        logs=LogsConfig(save_every=CUT, validate_every=5),
-    )
-
 
 ACCUMULATION = {"image": 1, "video": 2}
 JOBS = {
@@ -119,31 +51,13 @@ def start(job: Recipe, folder: Path, kind=Denoising) -> None:
     train(job, kind(job), folder, progress=False)
 
 
-def torchrun(folder: Path, *jobs: str, deaths: int = 0) -> None:
-    """Run the jobs one after the other in two processes, which are started again when one has died.
-
-    deaths: how many are meant. One more is survived too, but said.
-    """
-    command = f"-m torch.distributed.run --nproc-per-node 2 --standalone --max-restarts {deaths + 1}".split()
-    environment = os.environ | {
-        "OMP_NUM_THREADS": "1", "PYTHONFAULTHANDLER": "1", "PYTHONPATH": str(Path(__file__).parents[1]),
-    }  # fmt: skip
-    done = subprocess.run(
-        [sys.executable, *command, __file__, str(folder), *jobs],
-        env=environment, timeout=600, capture_output=True, text=True,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-6000:]
-    if done.stdout.count("started") > deaths + 1:
-        warnings.warn(f"a process died that was not meant to:\n{done.stderr[-6000:]}", stacklevel=2)
-
-
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """A folder with every job done by two processes, and "one": the same by one process."""
     root = tmp_path_factory.mktemp("runs")
     start(recipe(), root / "one")
     start(JOBS["images"], root / "one images")
-    torchrun(root, *JOBS, deaths=1)
+    torchrun(__file__, root, *JOBS, deaths=1)
     return root
 
 
@@ -204,7 +118,7 @@ def test_a_run_of_two_processes_continues_on_one_and_back(runs, tmp_path):
     longer = dataclasses.replace(recipe(), steps=STEPS + 4)
     start(longer, tmp_path / "one")
     start(longer, runs / "fsdp")
-    torchrun(runs, "longer ddp")
+    torchrun(__file__, runs, "longer ddp")
     for job in ("fsdp", "ddp"):
         rows = losses(runs / job)
         assert len(rows) == STEPS + 4 and rows == pytest.approx(losses(tmp_path / "one"), rel=2e-5)
@@ -248,8 +162,6 @@ def test_a_batch_that_does_not_divide_is_refused(monkeypatch):
 if __name__ == "__main__":
     root, *names = sys.argv[1:]
     with distributed.process_group():
-        if distributed.rank() == 0:
-            print("started")
         for name in names:
             if name.startswith("longer "):
                 name = name.removeprefix("longer ")

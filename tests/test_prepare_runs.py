@@ -11,6 +11,7 @@ import sys
 import time
 
 import pytest
+import torch
 from preparing import (
     command,
     contents,
@@ -19,6 +20,7 @@ from preparing import (
     make_raw,
     run,
 )
+from processes import torchrun
 
 from training import distributed
 from training.data.config import SourceConfig
@@ -59,11 +61,7 @@ def test_every_process_writes_its_share(config, monkeypatch):
 def test_two_processes_write_what_one_does(config, tmp_path):
     run(config)
     two = dataclasses.replace(config, out=tmp_path / "two")
-    program = [
-        *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"),
-        *command(two),
-    ]
-    subprocess.run(program, check=True, env=environment(), timeout=300, capture_output=True)
+    torchrun(*command(two), threads=torch.get_num_threads())
     assert contents(two.out) == contents(config.out)
     assert len(list(two.out.glob("clips/*.tar"))) == 3
 
