@@ -1,7 +1,7 @@
 """Kill a run again and again, and compare what becomes of it with a run left in peace.
 
-    python -m tests.chaos                    # make chaos: twenty kills of two processes, some minutes
-    python -m tests.chaos --processes 1      # of one
+    python -m tests.chaos                              # make chaos: twenty kills of two processes
+    python -m tests.chaos --processes 1 --steps 150    # of one, which does more steps between two kills
 
 A U-Net trains on random latents by FSDP2 and saves a state every second step. Each start is killed with all
 its processes (SIGKILL) at a random moment after its first new step, so also while a state is being written.
