@@ -74,7 +74,7 @@ class TransformerBlock(nn.Module):
         self.ff = FeedForward(make, width)
 
     def forward(self, x: Tensor, context: Context) -> Tensor:  # [(b t) s d]
-        x = x + self.attn1(self.norm1(x))
+        x = x + context.hook.self_attention(self.attn1, self.norm1(x))
         if self.pst_attn is not None and context.frames > 1:
             x = x + self.pst_attn(self.norm_pst(x), context.frames, context.references[self.factor])
         x = x + self.attn2(self.norm2(x), context, self.factor)

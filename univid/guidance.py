@@ -1,7 +1,8 @@
 """Guidance: how the answers to a video's conditions combine into one denoised video.
 
-Four branches exist: e0 (no condition), T (text), I (image), TI (both). A guider gives coefficients over them,
-`e0 + sum of c_i (e_i - e0)`; everything else is common. In x0 and in eps this is the same formula.
+Four branches exist: e0 (no condition), T (text), I (image), TI (both). A guider goes from e0 along some
+directions, each from one branch to another, `e0 + sum of scale (to - base)`; everything else is common. In x0
+and in eps this is the same formula.
 """
 
 import dataclasses
@@ -17,8 +18,22 @@ from .conditioning import Conditioning, cat
 from .diffusion import Denoiser, v_to_x0, x0_to_v
 
 
+@dataclass(frozen=True)
+class Direction:
+    """scale (to - base), between the answers of two branches."""
+
+    to: str
+    base: str
+    scale: float
+
+
+def merge(name: str, has_text: bool, has_image: bool) -> str:
+    """The branch that one is where the text or the picture has no weight."""
+    return ("T" if has_text and "T" in name else "") + ("I" if has_image and "I" in name else "") or "e0"
+
+
 class _Guider(ABC):
-    """What the guiders share; a subclass is a frozen dataclass of scales with `coefficients()`."""
+    """What the guiders share; a subclass is a frozen dataclass of scales with `all_directions()`."""
 
     rescale: float
 
@@ -30,22 +45,32 @@ class _Guider(ABC):
             raise ValueError(f"guidance rescale must be between 0 and 1, got {self.rescale}.")
 
     @abstractmethod
-    def coefficients(self) -> dict[str, float]:
-        """Of e_i - e0 by the name of branch i, before anything is merged."""
+    def all_directions(self) -> tuple[Direction, ...]:
+        """Where it goes from e0, before anything is merged."""
+
+    def directions(self, has_text: bool, has_image: bool) -> tuple[Direction, ...]:
+        """Where it goes from e0, without the directions that a weight or a scale of 0 makes nothing of.
+
+        Without any image weight I is e0 and TI is T; without any text weight T is e0 and TI is I.
+        """
+        merged = (
+            Direction(merge(d.to, has_text, has_image), merge(d.base, has_text, has_image), d.scale)
+            for d in self.all_directions()
+        )
+        return tuple(d for d in merged if d.scale and d.to != d.base)
 
     def plan(self, has_text: bool, has_image: bool) -> dict[str, float]:
         """The branches to compute and their coefficients, which sum to 1.
 
-        Without any image weight I is e0 and TI is T; without any text weight T is e0 and TI is I. Branches
-        that a coefficient of 0 makes irrelevant are left out.
+        Branches that a coefficient of 0 makes irrelevant are left out.
         """
-        merged: dict[str, float] = {}
-        for name, value in self.coefficients().items():
-            name = ("T" if has_text and "T" in name else "") + ("I" if has_image and "I" in name else "")
-            if name:
-                merged[name] = merged.get(name, 0.0) + value
-        merged["e0"] = 1 - sum(merged.values())
-        return {name: value for name, value in merged.items() if value}
+        coefficients: dict[str, float] = {}
+        for d in self.directions(has_text, has_image):
+            coefficients[d.to] = coefficients.get(d.to, 0.0) + d.scale
+            coefficients[d.base] = coefficients.get(d.base, 0.0) - d.scale
+        coefficients.pop("e0", None)
+        coefficients["e0"] = 1 - sum(coefficients.values())
+        return {name: value for name, value in coefficients.items() if value}
 
     def combine(
         self,
@@ -62,8 +87,20 @@ class _Guider(ABC):
         x0_scale: the schedule's factor of x0 at sigma, of its shape.
         """
         if len(coefficients) == 1:  # coefficients sum to 1, so this one has 1
-            return next(iter(answers.values()))
+            return answers[next(iter(coefficients))]
         guided = sum(value * answers[name] for name, value in coefficients.items())
+        return self.rescaled(guided, answers, x, sigma, has_text, x0_scale)
+
+    def rescaled(
+        self,
+        guided: Tensor,
+        answers: Mapping[str, Tensor],
+        x: Tensor,
+        sigma: Tensor,
+        has_text: Tensor,
+        x0_scale: Tensor,
+    ) -> Tensor:
+        """A guided x0 after `rescale`; the arguments are those of `combine`."""
         if not self.rescale:
             return guided
         s = x0_scale.to(x).reshape(-1, 1, 1, 1, 1)
@@ -98,8 +135,8 @@ class Joint(_Guider):
     scale: float
     rescale: float = 0.0
 
-    def coefficients(self) -> dict[str, float]:
-        return {"TI": self.scale}
+    def all_directions(self) -> tuple[Direction, ...]:
+        return (Direction("TI", "e0", self.scale),)
 
 
 @dataclass(frozen=True)
@@ -110,8 +147,8 @@ class Separate(_Guider):
     image: float
     rescale: float = 0.0
 
-    def coefficients(self) -> dict[str, float]:
-        return {"T": self.text, "I": self.image}
+    def all_directions(self) -> tuple[Direction, ...]:
+        return (Direction("T", "e0", self.text), Direction("I", "e0", self.image))
 
 
 @dataclass(frozen=True)
@@ -122,8 +159,8 @@ class Nested(_Guider):
     image: float
     rescale: float = 0.0
 
-    def coefficients(self) -> dict[str, float]:
-        return {"I": self.image - self.text, "TI": self.text}
+    def all_directions(self) -> tuple[Direction, ...]:
+        return (Direction("I", "e0", self.image), Direction("TI", "I", self.text))
 
 
 GUIDERS = {"joint": Joint, "separate": Separate, "nested": Nested}

@@ -14,6 +14,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from .attention import AttentionFunction
+from .hooks import Hook
 
 
 class Layers:
@@ -38,6 +39,7 @@ class Context:
     text, image: tokens `[b n d]` or `[b t n d]`, None = stream off.
     weights: modality weights `[b 1 2]` or `[b t 2]`. level_weights: multipliers {f: (text, image)}.
     references: the frames that PSTAttn-f attends to, {f: indices [n]}.
+    hook: of a host, which may change the trunk's self-attention.
     """
 
     frames: int
@@ -48,6 +50,7 @@ class Context:
     weights: Tensor
     level_weights: Mapping[int, tuple[float, float]]
     references: Mapping[int, Tensor]
+    hook: Hook = Hook()
 
 
 def segment_centers(frames: int, n: int) -> Tensor:

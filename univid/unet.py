@@ -1,6 +1,6 @@
 """UniVid's U-Net: Stable Diffusion's trunk, pyramid spatial-temporal layers, dual-stream cross-attention."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 import torch
@@ -20,11 +20,8 @@ from .blocks import (
 from .conditioning import Conditioning
 from .config import ImageStreamConfig, UNetConfig
 from .family import DoubleTemporalTransformer, FrameResampler, Resampler, StackResBlock
+from .hooks import Hook
 from .layers import Context, Layers, even_places, place_embedding, reference_frames, timestep_embedding
-
-# (place, index, h, skip) -> (h, skip), all `[(b t) c h w]`. Called after every block of place "input", whose
-# skip is the block's own h, after the "middle" block, and before every block of place "output".
-BlockHook = Callable[[str, int, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 class ImageProjection(nn.Module):
@@ -163,7 +160,7 @@ class UNet(nn.Module):
         *,
         reference_frames: Mapping[int, Sequence[int] | Tensor] | None = None,
         streams: tuple[bool, bool] | None = None,
-        hook: BlockHook = lambda place, index, h, skip: (h, skip),
+        hook: Hook | None = None,
     ) -> Tensor:
         """Run the network on any number of frames, height and width.
 
@@ -175,14 +172,15 @@ class UNet(nn.Module):
             streams: whether the streams of text and image run; None = those with a weight other than 0
                 somewhere. One that runs at weight 0 adds nothing but gradients of zero: processes that train
                 together have to run the same layers.
-            hook: sees and may change what flows between the blocks (control nets and the like).
+            hook: sees and may change what flows through the trunk (control nets and the like); None = nobody.
 
         Raises:
             ValueError: conditions for other clips or frames than x has, an image weight without image tokens,
                 other input channels, or a level, an fps or an image stream that the network does not have.
         """
         frames = x.shape[2]
-        context = self._context(x, timesteps, cond, reference_frames or {}, streams)
+        hook = hook or Hook()
+        context = self._context(x, timesteps, cond, reference_frames or {}, streams, hook)
         if cond.concat is not None:
             x = torch.cat([x, cond.concat], dim=1)
         if x.shape[1] != self.config.in_channels:
@@ -194,13 +192,16 @@ class UNet(nn.Module):
 
         skips = []
         for index, block in enumerate(self.input_blocks):
+            hook.enter("input", index)
             h = self._run(block, h, context)
-            h, skip = hook("input", index, h, h)
+            h, skip = hook.between("input", index, h, h)
             skips.append(skip)
+        hook.enter("middle", 0)
         h = self._run(self.middle_block, h, context)
-        h, _ = hook("middle", 0, h, h)
+        h, _ = hook.between("middle", 0, h, h)
         for index, block in enumerate(self.output_blocks):
-            h = torch.cat(hook("output", index, h, skips.pop()), dim=1)
+            hook.enter("output", index)
+            h = torch.cat(hook.between("output", index, h, skips.pop()), dim=1)
             h = self._run(block, h, context, size=skips[-1].shape[-2:] if skips else None)
         return rearrange(self.out(h), "(b t) c h w -> b c t h w", t=frames)
 
@@ -217,6 +218,7 @@ class UNet(nn.Module):
         cond: Conditioning,
         given: Mapping,
         streams: tuple[bool, bool] | None,
+        hook: Hook,
     ) -> Context:
         clips, frames = x.shape[0], x.shape[2]
         if cond.clips != clips or cond.frames not in (None, frames):
@@ -262,6 +264,7 @@ class UNet(nn.Module):
             weights=weights.to(x.device, x.dtype),
             level_weights=cond.level_weights,
             references=references,
+            hook=hook,
         )
 
     def _image(self, cond: Conditioning, frames: int) -> Tensor:

@@ -15,18 +15,17 @@ import comfy.model_patcher
 import comfy.patcher_extension
 import comfy.supported_models_base
 import torch
-from comfy.ldm.modules.attention import optimized_attention
 from einops import rearrange
 from torch import Tensor
 
 from ...univid import curves
-from ...univid.attention import attention as library_attention
 from ...univid.conditioning import Conditioning, with_null_image
 from ...univid.config import ModelConfig, SamplingProfile, UNetConfig
 from ...univid.layers import even_places, segment_centers
 from ...univid.unet import UNet
 from ...univid.vae import Autoencoder
 from . import conditioning as keys
+from .patches import HostAttention, HostHook, Notices, check_windows
 from .preview import OwnPreviewer
 from .relatives import shared_conds
 from .schedule import scaled_sampling
@@ -44,21 +43,14 @@ MODEL_TYPES = {"eps": comfy.model_base.ModelType.EPS, "v": comfy.model_base.Mode
 logger = logging.getLogger(__name__)
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
-    """The kernel that the host chose; on a CPU PyTorch's own, because the host's default there is slower.
-
-    Stable Diffusion 2's attention overflows in half precision where a kernel does not upcast.
-    """
-    if q.device.type == "cpu":
-        return library_attention(q, k, v, heads)
-    return optimized_attention(q, k, v, heads, attn_precision=torch.float32)
-
-
 class HostUNet(UNet):
     """The U-Net with the host's calling convention."""
 
     def __init__(self, *, config: UNetConfig, dtype=None, device=None, operations=None, **_sd_keys):
+        attention = HostAttention()
         super().__init__(config, operations=operations, attention=attention, device=device, dtype=dtype)
+        self.attention, self.notices = attention, Notices()
+        self.in_channels = config.in_channels  # what the host and other packs ask a network
 
     def forward(
         self, x: Tensor, timesteps: Tensor, context: Tensor, control=None, transformer_options=None, **extra
@@ -113,42 +105,17 @@ class HostUNet(UNet):
         if univid_null_image is not None:
             cond = with_null_image(cond, univid_null_image[:1])
         counts = transformer_options.get(REFERENCES, {})
-        out = super().forward(
-            rearrange(x, "(b t) c h w -> b c t h w", b=clips),
-            timesteps[::frames],
-            cond,
-            reference_frames={f: segment_centers(frames, min(n, frames)) for f, n in counts.items()},
-            hook=_Hook(control, transformer_options),
-        )
+        hook = HostHook(control, transformer_options, x.shape, self.attention, self.notices)
+        with self.attention.under(transformer_options):
+            out = super().forward(
+                rearrange(x, "(b t) c h w -> b c t h w", b=clips),
+                timesteps[::frames],
+                cond,
+                reference_frames={f: segment_centers(frames, min(n, frames)) for f, n in counts.items()},
+                hook=hook,
+            )
+        hook.end()
         return rearrange(out, "b c t h w -> (b t) c h w")
-
-
-class _Hook:
-    """Control nets, and the patches of the host that act between blocks, where our blocks are its blocks."""
-
-    def __init__(self, control: dict | None, options: dict):
-        self.control, self.options = control or {}, options
-        self.patches = options.get("patches", {})
-
-    def __call__(self, place: str, index: int, h: Tensor, skip: Tensor) -> tuple[Tensor, Tensor]:
-        options = self.options | {"block": (place, index)}
-        if place == "output":
-            skip = self._controlled(skip, place)
-            for patch in self.patches.get("output_block_patch", []):
-                h, skip = patch(h, skip, options)
-            return h, skip
-        h = self._controlled(h, place)
-        for patch in self.patches.get(f"{place}_block_patch", []):
-            h = patch(h, options)
-        skip = h
-        for patch in self.patches.get("input_block_patch_after_skip", []) if place == "input" else ():
-            h = patch(h, options)
-        return h, skip
-
-    def _controlled(self, h: Tensor, place: str) -> Tensor:
-        hints = self.control.get(place)
-        hint = hints.pop() if hints else None
-        return h if hint is None else h + hint
 
 
 class Config(comfy.supported_models_base.BASE):
@@ -202,6 +169,7 @@ class UniVidModel(comfy.model_base.BaseModel):
         """
         text, noise = kwargs.get("cross_attn"), kwargs["noise"]
         frames = self.check_latents(noise)
+        check_windows(self.current_patcher)
         image, weights = kwargs.get(keys.IMAGE), keys.weights_of(kwargs)
         unet = self.univid_config.unet
         seen = unet.image_stream is not None

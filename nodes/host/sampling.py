@@ -13,6 +13,7 @@ from ...univid.guidance import Pulls
 from .ddim import ddim
 from .guider import Guidance, UniVidGuider
 from .model import profile_of
+from .patches import owners
 from .preview import previewer_of
 
 OWN = "the checkpoint's own"
@@ -99,12 +100,21 @@ def _callback(model, steps: int):
         if not torch.isfinite(denoised).all():
             raise FloatingPointError(
                 f"the U-Net gave nan or infinite values in step {step + 1} of {total} in {_dtype(model)}; "
-                "load the model with dtype fp32, or bf16 instead of fp16."
+                f"{_cure(model)}."
             )
         picture = previewer and previewer.decode_latent_to_preview_image("JPEG", denoised)
         bar.update_absolute(step + 1, total, picture)
 
     return callback
+
+
+def _cure(model) -> str:
+    """What to try where a model gives nan or infinite values."""
+    if patched := owners(model.model_options):
+        return f"the model is patched by {', '.join(patched)}: try without, or another size of the clip"
+    if model.model.get_dtype_inference() != torch.float32:
+        return "load the model with dtype fp32, or bf16 instead of fp16"
+    return "try another sampler or scheduler, a lower guidance scale, and without LoRAs"
 
 
 def _dtype(model) -> str:
