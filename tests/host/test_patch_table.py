@@ -1,4 +1,4 @@
-"""The table of patches in PST Sampler's help page, row by row, with the host's nodes on the built-in model."""
+"""The table of patches in PST Sampler's help page, each row with the host's nodes on the built-in model."""
 
 import importlib
 import re
