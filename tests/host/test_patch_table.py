@@ -1,6 +1,6 @@
 """The table of patches in PST Sampler's help page, each row with the host's nodes on the built-in model."""
 
-import importlib
+import importlib.util
 import re
 
 import pytest
@@ -72,6 +72,7 @@ def model(pack):
     from univid_pack.nodes.host.model import load_model
     from univid_pack.univid.checkpoints.native import built_in_path
 
+    importlib.import_module("comfy_extras.nodes_post_processing")  # before nodes_latent: they need each other
     return load_model(built_in_path(), "fp32")
 
 
@@ -90,9 +91,9 @@ def sampled(model, mode):
 def patch(name, model):
     """The MODEL after a node of the host; skips where this host does not have it."""
     module, cls, values = NODES[name]
-    try:
-        made = getattr(importlib.import_module(f"comfy_extras.nodes_{module}"), cls or name.replace(" ", ""))
-    except (ImportError, AttributeError):
+    module = f"comfy_extras.nodes_{module}"
+    there = importlib.util.find_spec(module) and importlib.import_module(module)
+    if not (made := getattr(there, cls or name, None)):
         pytest.skip(f"this host has no {name}")
     if values is None:
         values = (sharpened if name == "LatentApplyOperationCFG" else windowed)(made)
@@ -110,8 +111,9 @@ def sharpened(_) -> dict:
 
 
 def windowed(made) -> dict:
-    """A node of context windows with its own defaults."""
-    return {field.id: field.default for field in made.define_schema().inputs if field.id != "model"}
+    """A node of context windows with its own defaults; of a choice the first."""
+    fields = [field for field in made.define_schema().inputs if field.id != "model"]
+    return {f.id: f.options[0] if f.default is None else f.default for f in fields}
 
 
 @pytest.mark.parametrize("mode", ["joint", "separate", "nested"])

@@ -290,7 +290,7 @@ def test_perturbed_attention_guidance(model, guidance):
     pag = patched("nodes_pag", "PerturbedAttentionGuidance", model, 3.0)
     one = {"samples": torch.zeros(FRAMES, 4, 8, 8)}
     assert difference(sampled(pag, guidance, latent=one), sampled(model, guidance, latent=one)) < 1e-4
-    assert difference(sampled(pag, guidance), sampled(model, guidance)) > 1e-3
+    assert difference(sampled(pag, guidance), sampled(model, guidance)) > 3e-4
 
 
 @pytest.mark.parametrize("guidance", ["joint", "separate"])
