@@ -256,3 +256,19 @@ def test_bad_scales_are_refused(name, value):
             guider(**arguments)
     with pytest.raises(ValueError, match="between 0 and 1, got 1.5"):
         Joint(3.0, 1.5)
+
+
+@pytest.mark.parametrize("has_text", [True, False])
+@pytest.mark.parametrize("has_image", [True, False])
+@pytest.mark.parametrize("guider", [Joint(3.0), Separate(3.0, 2.0), Nested(3.0, 2.0), Separate(0.0, 2.0)])
+def test_the_directions_lead_where_the_plan_does(guider, has_text, has_image):
+    """e0 + sum of scale (to - base) is the planned sum, and no direction leads nowhere."""
+    answers = {name: torch.randn(3, generator=torch.Generator().manual_seed(i)) for i, name in
+               enumerate(("e0", "T", "I", "TI"))}  # fmt: skip
+    directions = guider.directions(has_text, has_image)
+    walked = answers["e0"] + sum(d.scale * (answers[d.to] - answers[d.base]) for d in directions)
+    planned = sum(c * answers[name] for name, c in guider.plan(has_text, has_image).items())
+    assert torch.allclose(walked, planned, atol=1e-5)
+    assert all(d.to != d.base and d.scale for d in directions)
+    named = {name for d in directions for name in (d.to, d.base)}
+    assert named <= {"e0", *("T" * has_text, "I" * has_image, "T" * has_text + "I" * has_image)}
