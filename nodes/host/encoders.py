@@ -14,6 +14,7 @@ import comfy.sd1_clip
 import comfy.supported_models_base
 import comfy.utils
 import folder_paths
+from comfy.model_patcher import ModelPatcher
 from comfy_execution.graph_utils import ExecutionBlocker
 from torch import Tensor, nn
 
@@ -38,7 +39,7 @@ def load_encoders(path: str | Path, source: str = AUTO) -> tuple:
     parts = (
         ("text_encoder", load_clip, "text tower", "CLIPLoader (type stable_diffusion)"),
         ("image_encoder", _load_vision, "vision tower", "CLIPVisionLoader (CLIP ViT-H-14)"),
-        ("vae", _load_vae, "VAE", "VAELoader (a VAE of Stable Diffusion 1.x or 2.x)"),
+        ("vae", load_vae, "VAE", "VAELoader (a VAE of Stable Diffusion 1.x or 2.x)"),
     )
 
     def load(part: str, build: Callable[[Weights], object], what: str, loader: str):
@@ -72,7 +73,7 @@ def load_clip(weights: Weights, disable_dynamic: bool = False) -> comfy.sd.CLIP:
     return clip
 
 
-def _load_clip_patcher(path: str, source: str, disable_dynamic: bool = False):
+def _load_clip_patcher(path: str, source: str, disable_dynamic: bool = False) -> ModelPatcher:
     return load_clip(open_checkpoint(Path(path), source), disable_dynamic).patcher
 
 
@@ -123,7 +124,7 @@ def _load_vision(weights: Weights) -> comfy.clip_vision.ClipVisionModel:
     }
     with tempfile.TemporaryDirectory() as folder:  # the host takes its config from a file only
         file = Path(folder, "config.json")
-        file.write_text(json.dumps(arch))
+        file.write_text(json.dumps(arch), "utf-8")
         vision = comfy.clip_vision.ClipVisionModel(str(file))
     state = comfy.clip_vision.convert_to_transformers(weights.read("image_encoder"), "")
     missing, unknown = vision.load_sd(state)
@@ -141,7 +142,7 @@ class HostAutoencoder(Autoencoder):
         return self.decoder(self.post_quant_conv(latents))
 
 
-def _load_vae(weights: Weights) -> comfy.sd.VAE:
+def load_vae(weights: Weights, disable_dynamic: bool = False) -> comfy.sd.VAE:
     """The host's VAE: around its own autoencoder where that can be built, else around ours.
 
     The host's normalises in groups of a fixed number, which a narrow VAE cannot have.
@@ -158,16 +159,31 @@ def _load_vae(weights: Weights) -> comfy.sd.VAE:
             "ch_mult": list(config.channel_mult),
             "num_res_blocks": config.num_res_blocks,
         }
-        return _host_vae(weights.read("vae"), arch)
-    vae = _host_vae({}, STAND_IN)
-    ours: nn.Module = HostAutoencoder(config, operations=comfy.ops.disable_weight_init)
-    ours.eval().to(vae.vae_dtype)
-    management.archive_model_dtypes(ours)
-    patcher = type(vae.patcher)(ours, vae.patcher.load_device, vae.patcher.offload_device)
-    ours.load_state_dict(weights.read("vae"), assign=patcher.is_dynamic())
-    vae.first_stage_model, vae.patcher, vae.size = ours, patcher, None
-    vae.model_size()
+        vae = _host_vae(weights.read("vae"), arch)
+        if disable_dynamic and vae.patcher.is_dynamic():  # whose weights have the file's type
+            _patch(vae, vae.first_stage_model.to(vae.vae_dtype), ModelPatcher)
+    else:
+        vae = _host_vae({}, STAND_IN)
+        ours: nn.Module = HostAutoencoder(config, operations=comfy.ops.disable_weight_init)
+        ours.eval().to(vae.vae_dtype)
+        management.archive_model_dtypes(ours)
+        _patch(vae, ours, ModelPatcher if disable_dynamic else type(vae.patcher))
+        ours.load_state_dict(weights.read("vae"), assign=vae.patcher.is_dynamic())
+        vae.size = None
+        vae.model_size()
+    vae.patcher.cached_patcher_init = (_load_vae_patcher, (str(weights.path), weights.source))
     return vae
+
+
+def _load_vae_patcher(path: str, source: str, disable_dynamic: bool = False) -> ModelPatcher:
+    return load_vae(open_checkpoint(Path(path), source), disable_dynamic).patcher
+
+
+def _patch(vae: comfy.sd.VAE, model: nn.Module, Patcher: type[ModelPatcher]) -> None:
+    """Put a network and its patcher into a VAE, on the devices that the host chose."""
+    old = vae.patcher
+    vae.first_stage_model = model
+    vae.patcher = Patcher(model, load_device=old.load_device, offload_device=old.offload_device)
 
 
 def _host_vae(state: dict[str, Tensor], arch: dict) -> comfy.sd.VAE:

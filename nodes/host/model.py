@@ -212,12 +212,23 @@ class UniVidModel(comfy.model_base.BaseModel):
     def resize_cond_for_context_window(
         self, cond_key, cond_value, window, x_in, device, retain_index_list=()
     ):
-        """Slice what is per frame; what all frames share stays one."""
+        """Slice what is per frame; what all frames share stays one.
+
+        retain_index_list: places of every window that are told what the clip's same places are told, as the
+        host does with its own models' conditionings.
+        """
         if cond_key not in keys.MODEL_CONDS:
             return None
         if cond_value.cond.shape[0] == 1:
             return cond_value._copy_with(cond_value.cond.to(device))
-        return cond_value._copy_with(window.get_tensor(cond_value.cond, device, dim=0))
+        try:
+            part = window.get_tensor(cond_value.cond, device, dim=0, retain_index_list=retain_index_list)
+        except IndexError as error:
+            raise ValueError(
+                f"cond_retain_index_list must name places in a window of {len(window.index_list)} frames, "
+                f"from 0 on, got {', '.join(map(str, retain_index_list))}; give smaller numbers."
+            ) from error
+        return cond_value._copy_with(part)
 
     def memory_required(self, input_shape, cond_shapes=None) -> float:
         """Bytes of one call, measured (tests/host): activations grow with frames, cells and width alike."""

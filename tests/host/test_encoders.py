@@ -221,6 +221,29 @@ def test_encoders_of_other_widths(pack, tmp_path, picture, name):
     torch.testing.assert_close(vae.decode(latents), frames, atol=1e-4, rtol=0)
 
 
+@pytest.mark.parametrize("name", ["built-in", "small"])
+def test_clip_and_vae_can_be_made_again(pack, tmp_path, picture, name):
+    """As the host does it where a node asks for another device, or for weights that stay in memory."""
+    from univid_pack.nodes.host.encoders import load_encoders
+    from univid_pack.univid.checkpoints import native
+
+    path = native.built_in_path() if name == "built-in" else saved(tmp_path, **encoders(name))[0]
+    clip, _, vae = load_encoders(path)
+    for part in (clip, vae):
+        function, arguments = part.patcher.cached_patcher_init
+        again = function(*arguments, disable_dynamic=True)
+        assert type(again) is type(part.patcher) and again.model is not part.patcher.model
+        expected = part.patcher.model.state_dict()
+        assert again.model.state_dict().keys() == expected.keys()
+        assert all(torch.equal(t, expected[k]) for k, t in again.model.state_dict().items())
+    if not hasattr(vae.patcher, "deepclone_multigpu"):  # hosts before 0.33
+        return
+    before = vae.decode(vae.encode(picture))
+    vae.patcher = vae.patcher.deepclone_multigpu(vae.patcher.load_device)
+    vae.first_stage_model = vae.patcher.model
+    assert torch.equal(vae.decode(vae.encode(picture)), before)
+
+
 def test_stable_diffusion_2s_own_file(pack, tmp_path, picture):
     import safetensors.torch
     from comfy_execution.graph_utils import ExecutionBlocker

@@ -158,15 +158,20 @@ def test_a_timestep_range_that_ends_early(model, guidance):
     assert out["samples"].isfinite().all() and out["samples"].std() < 3 * run(model, guidance)[0].std()
 
 
-@pytest.mark.parametrize("guidance", ["joint", "separate"])
-def test_context_windows_slice_everything_per_frame(model, guidance):
+def windowed(model, length, overlap, **more):
+    """A model with the host's context windows; inputs that only newer hosts have keep their defaults."""
     from comfy_extras.nodes_context_windows import ContextWindowsManualNode
 
-    def windowed(length, overlap, **more):
-        node = ContextWindowsManualNode.execute(
-            model, length, overlap, "standard_static", 1, False, "pyramid", 0, False
-        )
-        return run(node.result[0], guidance, **more)[0]
+    node = ContextWindowsManualNode.execute(
+        model, length, overlap, "standard_static", 1, False, "pyramid", 0, False, **more
+    )
+    return node.result[0]
+
+
+@pytest.mark.parametrize("guidance", ["joint", "separate"])
+def test_context_windows_slice_everything_per_frame(model, guidance):
+    def in_windows(length, overlap, **more):
+        return run(windowed(model, length, overlap), guidance, **more)[0]
 
     frames = 12
     latent = {"samples": torch.zeros(frames, 4, 8, 8)}
@@ -176,13 +181,38 @@ def test_context_windows_slice_everything_per_frame(model, guidance):
         TEXT.expand(frames, -1, -1),
         IMAGE.expand(frames, -1, -1),
     )
-    out = windowed(6, 2, conds=same, latent=latent)
+    out = in_windows(6, 2, conds=same, latent=latent)
     assert out.isfinite().all() and out.shape[0] == frames
-    assert difference(windowed(6, 2, conds=spread, latent=latent), out) < 1e-4
+    assert difference(in_windows(6, 2, conds=spread, latent=latent), out) < 1e-4
     changing = conditionings(torch.linspace(0, 2, frames)[:, None].expand(-1, 2), text=randn(frames, 77, 24))
-    assert difference(windowed(6, 2, conds=changing, latent=latent), out) > 1e-2
+    assert difference(in_windows(6, 2, conds=changing, latent=latent), out) > 1e-2
     whole = run(model, guidance, changing, latent=latent)[0]
-    assert difference(windowed(12, 2, conds=changing, latent=latent), whole) < 1e-5
+    assert difference(in_windows(12, 2, conds=changing, latent=latent), whole) < 1e-5
+
+
+def test_places_of_context_windows_keep_what_the_clip_is_told_there(model):
+    """`cond_retain_index_list`: place 0 and 2 of each window are told what frame 0 and 2 are."""
+    from comfy.context_windows import IndexListContextWindow
+
+    frames, x = 12, torch.zeros(12, 4, 8, 8)
+    text, image = randn(frames, 77, 24, seed=6), randn(frames, 6, 20, seed=8)
+    changing = conditionings(torch.rand(frames, 2), text=text, image=image)
+    (tokens, extras), _ = (c[0] for c in changing)
+    conds = model.model.extra_conds(cross_attn=tokens, noise=x, **extras)
+    window = IndexListContextWindow(list(range(6, 12)), dim=0, total_frames=frames)
+    for key, whole in conds.items():
+        part = model.model.resize_cond_for_context_window(
+            key, whole, window, x, torch.device("cpu"), retain_index_list=[0, 2]
+        ).cond
+        per_frame = len(whole.cond) == frames
+        assert torch.equal(part, whole.cond[[0, 7, 2, 9, 10, 11]] if per_frame else whole.cond), key
+
+    latent = {"samples": x}
+    free = run(windowed(model, 6, 2), conds=changing, latent=latent)[0]
+    kept = run(windowed(model, 6, 2, cond_retain_index_list="0,2"), conds=changing, latent=latent)[0]
+    assert kept.isfinite().all() and difference(kept, free) > 1e-2
+    with pytest.raises(ValueError, match="6 frames.*got 0, 6;"):
+        run(windowed(model, 6, 2, cond_retain_index_list="0,6"), conds=changing, latent=latent)
 
 
 def test_easycache_runs_and_saves_calls(model):

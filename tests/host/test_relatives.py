@@ -224,6 +224,7 @@ def test_weight_0_is_grey(loaded, library):
 
 
 def test_context_windows_slice_what_is_per_frame(loaded):
+    from comfy.context_windows import IndexListContextWindow
     from univid_pack.nodes.host import conditioning as keys
 
     (positive, _), latent = conditionings(loaded, "interpolation")
@@ -233,13 +234,10 @@ def test_context_windows_slice_what_is_per_frame(loaded):
     assert conds[keys.CONCAT].cond.shape == (FRAMES, 4, SIZE // 8, SIZE // 8)
     assert (conds[keys.CONCAT].cond[1:-1] == 0).all() and conds[keys.FPS].cond.tolist() == [[24.0]]
 
-    class Window:
-        def get_tensor(self, tensor, device, dim):
-            return tensor[1:3]
-
+    window = IndexListContextWindow([1, 2], dim=0, total_frames=FRAMES)
     for key, value in conds.items():
         sliced = loaded["interpolation"][0].model.resize_cond_for_context_window(
-            key, value, Window(), None, "cpu"
+            key, value, window, None, "cpu"
         )
         assert sliced.cond.shape[0] == (1 if value.cond.shape[0] == 1 else 2), key
 
