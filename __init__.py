@@ -4,7 +4,7 @@ WEB_DIRECTORY = "./nodes/web"  # help pages
 
 
 async def comfy_entrypoint():
-    """The pack's nodes; none, and one line in the log, on a host that is too old for them."""
+    """The pack's nodes; none, and one line in the log, where the host or its Python lacks what they need."""
     import logging
 
     from comfyui_version import __version__

@@ -43,10 +43,14 @@ class Run:
 
 
 class Server:
-    """`with Server(host, folder) as server:` starts one and ends it; its files live in `folder`."""
+    """`with Server(host, folder) as server:` starts one and ends it; its files live in `folder`.
 
-    def __init__(self, host, folder: Path, start_seconds: float = 600):
+    environment: variables of the process beside this one's.
+    """
+
+    def __init__(self, host, folder: Path, start_seconds: float = 600, environment: dict | None = None):
         self.host, self.base, self.start_seconds = host, Path(folder) / "base", start_seconds
+        self.environment = {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"} | (environment or {})
         self.log_file = Path(folder) / "server.log"
         for name in ("input", "output", "models/univid", "custom_nodes", "user/default"):
             (self.base / name).mkdir(parents=True)
@@ -67,7 +71,7 @@ class Server:
             self.process = subprocess.Popen(
                 [str(part) for part in command],
                 cwd=self.host.root,
-                env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"},
+                env=os.environ | self.environment,
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )
