@@ -4,7 +4,7 @@ PYTHON ?= python3
 PY := .venv/bin/python
 STAMP := .venv/installed
 
-.PHONY: help setup demo test test-slow test-host lint bench bench-host bench-training chaos train-tiny evaluate clean
+.PHONY: help setup demo test test-slow test-host locales lint bench bench-host bench-training chaos train-tiny evaluate clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' Makefile
@@ -21,11 +21,14 @@ test-slow: $(STAMP) ## the long tests, and those inside ComfyUI
 	$(PY) -m pytest -q -m slow
 	@$(MAKE) --no-print-directory test-host
 
-test-host: $(STAMP) ## the nodes in every ComfyUI found: COMFYUI_PATH, two folders up, or ~/ComfyUI*
+test-host: $(STAMP) ## the nodes in every ComfyUI found: COMFYUI_PATH, two folders up, or ~/ComfyUI*; HOSTS=ends: in two
 	@$(PY) -m tests.host
 
 bench-host: $(STAMP) ## what the newest ComfyUI found adds to the library's own sampling time
 	@$(PY) -m tests.host bench
+
+locales: $(STAMP) ## the nodes' names and tooltips in English anew, and what to translate; DONE=zh: it is done
+	@$(PY) -m tests.host locales $(DONE)
 
 lint: $(STAMP) ## ruff: rules and format
 	$(PY) -m ruff check --quiet .

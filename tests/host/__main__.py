@@ -1,6 +1,9 @@
 """`python -m tests.host [pytest arguments]`: the pack's tests on every ComfyUI; the last line says which.
 
-`python -m tests.host bench` measures instead what the newest of them adds to the library's sampling time.
+HOSTS=ends leaves of several the newest and the oldest that the pack supports.
+
+On the newest of them, `python -m tests.host bench` measures instead what it adds to the library's sampling
+time, and `python -m tests.host locales [LANGUAGE]` writes the nodes' texts, see translations.py.
 
 COMFYUI_PATH names hosts, several separated as in PATH; COMFYUI_PYTHON the interpreter of one without a venv.
 """
@@ -15,6 +18,7 @@ from .hosts import FLOOR, find_hosts
 
 FOLDER = Path(__file__).parent
 NOTHING_COLLECTED = 5  # pytest's exit status, for instance with -k
+SCRIPTS = {"bench": "bench.py", "locales": "translations.py"}  # what runs on the newest host instead
 
 
 def main() -> int:
@@ -27,9 +31,15 @@ def main() -> int:
             "\n!!! HOST TESTS DID NOT RUN: no ComfyUI found; try COMFYUI_PATH=<its folder> make test-host !!!"
         )
         return 0
-    if sys.argv[1:] == ["bench"]:
-        return bench(next(host for host in hosts if host.supported))
+    if sys.argv[1:] and sys.argv[1] in SCRIPTS:
+        return run_script(next(host for host in hosts if host.supported), *sys.argv[1:])
+    floor = ".".join(str(part) for part in FLOOR)
     results, failed = [], False
+    if os.environ.get("HOSTS") == "ends":
+        supported = [host for host in hosts if host.supported]  # newest first
+        hosts = supported[:1] + supported[1:][-1:]
+        if hosts and not hosts[-1].version.startswith(f"{floor}."):
+            results.append(f"!!! NONE OF THEM IS ComfyUI {floor}: THE OLDEST SUPPORTED WAS NOT TESTED !!!")
     for host in hosts:
         print(f"\n== {host} in {host.root}", flush=True)
         command = [host.python, "-m", "pytest", "-c", FOLDER / "pytest.ini", FOLDER, "-q", *sys.argv[1:]]
@@ -48,20 +58,18 @@ def main() -> int:
         summary = text.decode(errors="replace").strip().splitlines()[-1].strip("= ")
         results.append(f"{host.version}: {summary}")
     if not any(host.supported for host in hosts):
-        floor = ".".join(str(part) for part in FLOOR)
         results.append(f"!!! NONE OF THEM IS ComfyUI {floor} OR NEWER: THE NODES WERE NOT TESTED !!!")
     print(f"\nhost tests {'FAILED' if failed else 'passed'}: " + "; ".join(results))
     return int(failed)
 
 
-def bench(host) -> int:
-    """What this host adds to the library's own sampling time."""
+def run_script(host, name: str, *arguments: str) -> int:
+    """One of SCRIPTS under this host's python, in a temporary folder."""
     print(f"{host} in {host.root}", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         environment = {**os.environ, "UNIVID_HOST": str(host.root)}
-        return subprocess.run(
-            [host.python, FOLDER / "bench.py", folder], cwd=folder, env=environment
-        ).returncode
+        command = [host.python, FOLDER / SCRIPTS[name], *arguments]
+        return subprocess.run(command, cwd=folder, env=environment).returncode
 
 
 if __name__ == "__main__":

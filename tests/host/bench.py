@@ -1,11 +1,10 @@
-"""`python bench.py FOLDER`: what the host that UNIVID_HOST names adds to the library's own sampling time.
+"""`python bench.py`: what the host that UNIVID_HOST names adds to the library's own sampling time.
 
 Both sample the same clip with the same random weights, in turns; the last line is the ratio of the medians.
 """
 
 import importlib.util
 import statistics
-import sys
 import time
 from pathlib import Path
 
@@ -21,7 +20,7 @@ from univid_pack.univid.checkpoints import native  # noqa: E402
 RUNS, CHANNELS, FRAMES, SIZE, STEPS = 5, 64, 12, 16, 4
 
 torch.set_num_threads(2)
-path = write(Path(sys.argv[1]), CHANNELS)
+path = write(Path.cwd(), CHANNELS)
 model, library = load_model(path, "fp32"), native.load(path, dtype=torch.float32)
 print(
     f"width {CHANNELS}, {FRAMES} frames of {8 * SIZE} x {8 * SIZE}, {STEPS} steps of euler, fp32, 2 threads"
