@@ -38,9 +38,10 @@ def input_names(code, listed):
     names = []
     for item in listed.elts:
         value = item.value if isinstance(item, ast.Starred) else item
-        if isinstance(value, ast.ListComp):
-            name_alone = ast.Expression(ast.ListComp(value.elt.args[0], value.generators))
-            names += eval(compile(ast.fix_missing_locations(name_alone), "names", "eval"), constants)
+        if isinstance(value, ast.ListComp):  # f"level_{factor}", by the keys of a table
+            source = value.generators[0].iter
+            (table,) = (constants[n.id] for n in ast.walk(source) if getattr(n, "id", "") in constants)
+            names += [f"{value.elt.args[0].values[0].value}{key}" for key in table]
         elif (helper := ast.unparse(value.func)) in SHARED:
             home = SHARED[helper]
             shared = next(n for n in home.body if getattr(n, "name", "") == helper)
