@@ -109,6 +109,19 @@ def what_univid_offers_is_documented(path, text):
                 yield getattr(node, "lineno", 1), f"{getattr(node, 'name', 'the module')} has no docstring"
 
 
+def texts_name_their_encoding(path, text):  # Windows has another one
+    if path.parts[0] not in ("univid", "nodes"):
+        return
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Call) and not any(keyword.arg == "encoding" for keyword in node.keywords):
+            name = getattr(node.func, "attr", getattr(node.func, "id", ""))
+            mode = ast.unparse(node.args[1]) if name == "open" and len(node.args) > 1 else ""
+            if (name == "read_text" and not node.args) or (name == "write_text" and len(node.args) < 2):
+                yield node.lineno, ast.unparse(node)
+            elif name == "open" and isinstance(node.func, ast.Name) and "b" not in mode:
+                yield node.lineno, ast.unparse(node)
+
+
 def no_path_belongs_to_one_machine(path, text):
     for number, line in enumerate(text.splitlines(), 1):
         if found := MACHINE_PATH.search(line):
@@ -123,6 +136,7 @@ RULES = [
     only_the_command_line_prints,
     no_except_is_bare,
     what_univid_offers_is_documented,
+    texts_name_their_encoding,
     no_path_belongs_to_one_machine,
 ]
 PARAMETERS = [f"p{i}" for i in range(13)]
@@ -146,11 +160,15 @@ BREACHES = [
     (no_except_is_bare, "tests/a.py", "try:\n    pass\nexcept:\n    pass"),
     (what_univid_offers_is_documented, "univid/a.py", "'''A module.'''\ndef f(): ..."),
     (what_univid_offers_is_documented, "univid/a.py", "x = 1"),
+    (texts_name_their_encoding, "univid/a.py", "path.read_text()"),
+    (texts_name_their_encoding, "nodes/a.py", "path.write_text(text)"),
+    (texts_name_their_encoding, "univid/a.py", "open(path, 'w')"),
     (no_path_belongs_to_one_machine, "README.md", "see /home" + "/me/clip.mp4"),
     (no_path_belongs_to_one_machine, "README.md", "see C:" + "\\Users\\me"),
 ]
 FITTING = {
     "univid/checkpoints/a.py": "'''A module.'''\nfrom . import b\nfrom ..c import d\nimport torch",
+    "univid/a.py": "'''A module.'''\nopen(a, 'rb')\nopen(a, encoding='utf-8')\na.read_text('utf-8')",
     "training/a.py": "'''On cuda too.'''\nfrom univid import load\nfrom .b import c\nprint(1)",
     "nodes/a.py": "from comfy_api.latest import io\nfrom ..univid import load\nfrom .host import b",
     "nodes/host/a.py": "import comfy.utils\nfrom ...univid import load",
@@ -195,6 +213,7 @@ for module in pkgutil.walk_packages(univid.__path__, "univid."):
 
 def test_requirements_list_what_is_imported():
     distributions = {"PIL": "pillow", "skimage": "scikit-image", "open_clip": "open_clip_torch"}
+    distributions["comfy_cli"] = "comfy-cli"
     host = {"comfy", "comfy_api", "comfy_execution", "comfyui_version", "folder_paths", "latent_preview"}
     own = {part for path in PYTHON for part in path.with_suffix("").parts}
 

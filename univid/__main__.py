@@ -25,6 +25,8 @@ DEMOS = {
 def main(argv: list[str] | None = None) -> int:
     """Run one command; the exit status: 0 done, 2 an error (one line on stderr), 130 interrupted."""
     argv = sys.argv[1:] if argv is None else argv
+    if hasattr(sys.stdout, "reconfigure"):  # file names have letters that Windows' encodings lack
+        sys.stdout.reconfigure(errors="backslashreplace")
     logging.basicConfig(format=f"{PROG}: %(levelname)s: %(message)s")
     try:
         args = build_parser().parse_args(argv)

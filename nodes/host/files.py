@@ -24,18 +24,19 @@ def checkpoints() -> list[str]:
 
 
 def checkpoint_path(name: str) -> Path:
-    """The file of a name that `checkpoints` gave; the first folder that has it wins.
+    """The file of a name that `checkpoints` gave, here or under Windows; the first folder that has it wins.
 
     Raises:
         ValueError: no such file.
     """
     if name == native.BUILT_IN:
         return native.built_in_path()
-    for folder in FOLDERS:
-        if (path := folder_paths.get_full_path(folder, name)) and name.lower().endswith(SUFFIXES):
+    places = [(folder, known) for known in (name, name.replace("\\", "/")) for folder in FOLDERS]
+    for folder, known in places if name.lower().endswith(SUFFIXES) else ():
+        if path := folder_paths.get_full_path(folder, known):
             return Path(path)
     raise ValueError(
-        f"found no checkpoint {name!r} in the model folders {', '.join(FOLDERS)}; put the file into "
+        f"found no checkpoint '{name}' in the model folders {', '.join(FOLDERS)}; put the file into "
         f"{folder_paths.get_folder_paths(FOLDERS[0])[0]}, or choose {native.BUILT_IN!r}."
     )
 

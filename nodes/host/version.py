@@ -29,9 +29,9 @@ def _too_old(found: str) -> str | None:
 
 def _lacking() -> str | None:
     """Packages of requirements.txt that are not there or too old, and the command that brings them."""
-    wanted = re.findall(r"^([\w-]+)>=([\d.]+)", REQUIREMENTS.read_text("utf-8"), re.MULTILINE)
+    wanted = re.findall(r"^([\w-]+)((?:>=[\d.]+)?)", REQUIREMENTS.read_text("utf-8"), re.MULTILINE)
     lacking = [
-        f"{name}>={least}"
+        name + least
         for name, least in wanted
         if name not in NOT_FOR_NODES and not (_imports(name) and _is_at_least(name, least))
     ]

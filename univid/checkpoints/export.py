@@ -48,7 +48,7 @@ def export(path: str | os.PathLike, folder: str | os.PathLike) -> None:
     licence = {"licence": info["licence"]} if "licence" in info else {}
     stream.write(out / "diffusion_pytorch_model.safetensors", entries, make, {"format": "pt"} | licence)
     try:
-        (out / "config.json").write_text(json.dumps(_config(unet), indent=2) + "\n")
+        (out / "config.json").write_text(json.dumps(_config(unet), indent=2) + "\n", "utf-8")
     except OSError as error:
         raise ValueError(f"cannot write {out} ({error.strerror}); choose another place.") from error
 

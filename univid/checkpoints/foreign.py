@@ -193,7 +193,7 @@ def read_json(path: Path) -> dict:
         ValueError: absent, or not a JSON object.
     """
     try:
-        config = json.loads(path.read_text())
+        config = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise ValueError(f"{path} cannot be read; give a whole diffusers folder.") from error
     if not isinstance(config, dict):
