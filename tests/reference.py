@@ -22,14 +22,14 @@ SMALL = UNetConfig(
     head_channels=16,
     context_dim=48,
     norm_groups=8,
-    fps=False,
+    numbers=(),
     temporal=TemporalConfig(
         kind="univid",
         conv_kernels=(3, 5, 7, 9),
         segment_frames=(8, 4, 2, 1),
         attention=True,
         input_heads=None,
-        position=False,
+        position=None,
     ),
     image_stream=ImageStreamConfig(width=40, resampler=None),
 )
@@ -44,14 +44,14 @@ RELATIVE = UNetConfig(
     head_channels=8,
     context_dim=48,
     norm_groups=8,
-    fps=False,
+    numbers=(),
     temporal=TemporalConfig(
         kind="family",
         conv_kernels=(3, 3, 3, 3),
         segment_frames=(),
         attention=True,
         input_heads=8,
-        position=False,
+        position=None,
     ),
     image_stream=None,
 )
@@ -133,12 +133,12 @@ def pst_attention(x, references, layer):
     return out
 
 
-def place_in_clip(places, width):
-    """Cosines, then sines, of each frame's place in thousandths of the clip: `[t]` -> `[t width]`."""
+def place_in_clip(places, width, position):
+    """Cosines, then sines, of each frame's place in the clip: `[t]` -> `[t width]`."""
     out = torch.zeros(len(places), width)
     for k, place in enumerate(places.tolist()):
         for i in range(width // 2) if place >= 0 else ():
-            angle = 1000 * place * 10000 ** (-i / (width // 2))
+            angle = position.scale * place * position.period ** (-i / (width // 2))
             out[k, i], out[k, width // 2 + i] = math.cos(angle), math.sin(angle)
     return out
 
@@ -161,7 +161,7 @@ def temporal_attention(x, layer, places=None):
             for column in range(x.shape[4]):
                 y = layer.proj_in(z[:, :, row, column])  # [t c]
                 if layer.position:
-                    y = y + place_in_clip(places[clip], y.shape[1])
+                    y = y + place_in_clip(places[clip], y.shape[1], layer.position)
                 normed = layer.norm1(y)
                 q, k, v = (
                     normed @ to.weight.T for to in (layer.attn1.to_q, layer.attn1.to_k, layer.attn1.to_v)
@@ -201,7 +201,7 @@ class PlainUniVid:
     def __init__(self, unet):
         self.theirs, self.image_projection = stable_diffusion(unet), unet.image_projection
         self.place_scale = unet.place_scale
-        self.width = unet.config.model_channels
+        self.width, self.position = unet.config.model_channels, unet.config.temporal.position
         table = diffusers_unet(unet.config)
         for name, layer in unet.named_modules():
             if isinstance(layer, ResBlock):
@@ -220,7 +220,7 @@ class PlainUniVid:
         self.where = even_places(self.frames).expand(clips, -1) if places is None else places
         text = text.repeat_interleave(self.frames, 0)
         if self.place_scale is not None:
-            sinusoids = place_in_clip(self.where.flatten(), self.width)  # [(b t) width]
+            sinusoids = place_in_clip(self.where.flatten(), self.width, self.position)  # [(b t) width]
             text = text + text * (sinusoids @ self.place_scale.weight.T)[:, None]
         self.factors = {-(-h // f) * -(-w // f): f for f in (1, 2, 4, 8)}  # by the number of cells
         self.references = references or {}

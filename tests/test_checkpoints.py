@@ -241,7 +241,7 @@ def test_headers_of_another_version_or_config(rewrite):
         return change_metadata
 
     for change, words in [
-        (lambda m: m.update(format_version="3"), ("version 3",)),
+        (lambda m: m.update(format_version="4"), ("version 4",)),
         (lambda m: m.update(format="other"), ("lost its header",)),
         (lambda m: m.pop("config"), ("JSON",)),
         (lambda m: m.update(config="[" * 100_000), ("JSON",)),

@@ -1,12 +1,13 @@
-"""Configs: presets, strict JSON, and what is refused."""
+"""Configs: presets, strict JSON, what is refused; older versions of the format are in test_versions.py."""
 
 import dataclasses
 import json
 
 import pytest
 
-from univid.config import ModelConfig, ResamplerConfig, SamplingProfile, ScheduleConfig, from_json, to_json
-from univid.presets import PAPER, PRESETS, PROFILES, TINY
+from univid import config as configs
+from univid.config import ModelConfig, SamplingProfile, check_start, from_json, to_json
+from univid.presets import PRESETS, PROFILES, TINY
 from univid.samplers import SAMPLERS, SIGMA_SCHEDULES
 
 DEEP = json.loads("[" * 500 + "]" * 500)
@@ -90,10 +91,19 @@ def test_json_that_does_not_fit_is_refused(text, words):
         (("unet", "temporal"), {"kind": "relative"}, "relative"),
         (("unet", "temporal"), {"input_heads": 8}, "input_heads"),
         (("unet", "temporal"), {"kind": "family"}, "temporal.position"),
+        (("unet", "temporal", "position"), {"scale": 0.0}, "position.scale"),
+        (("unet", "temporal", "position"), {"period": 1.0}, "position.period"),
+        (("unet",), {"numbers": ["fps", "mood"]}, "'mood'"),
+        (("unet",), {"numbers": ["fps", "fps"]}, "once"),
         (("unet",), {"head_channels": 36}, "head_channels (36)"),
         (("unet",), {"norm_groups": 32}, "norm_groups (32)"),
         (("schedule",), {"prediction": "noise"}, "'noise'"),
         (("schedule",), {"prediction": "eps"}, "zero_terminal_snr"),
+        (("schedule", "betas"), {"name": "linear"}, "'linear'"),
+        (("schedule", "betas"), {"name": "squaredcos_cap_v2"}, "no start and end, got (0.00085, 0.012)"),
+        (("schedule", "betas"), {"start": 0.0}, "above 0 to below 1, got (0.0, 0.012)"),
+        (("schedule", "betas"), {"start": 0.1}, "above 0 to below 1"),
+        (("schedule", "betas"), {"end": 1.0}, "above 0 to below 1"),
     ],
 )
 def test_values_that_do_not_fit_together_are_refused(path, fields, word):
@@ -107,87 +117,56 @@ def test_temporal_parts_may_be_left_out():
     assert from_json(ModelConfig, bare).unet.temporal.conv_kernels == ()
 
 
-def version_1(config):
-    """The JSON that version 1 of the format wrote for a config that it knew."""
-    data = json.loads(to_json(config))
-    unet = data["unet"]
-    del (
-        data["schedule"]["x0_scale"],
-        unet["fps"],
-        unet["temporal"]["kind"],
-        unet["temporal"]["input_heads"],
-        unet["image_stream"]["resampler"],
-    )
-    unet["image_stream"]["projection"] = "linear"
-    return data
-
-
-def profile_1(profile):
-    """The same for a sampling profile."""
-    data = json.loads(to_json(profile))
-    guidance = data.pop("guidance")
-    del data["eta"], data["inputs"]
-    names = ("guidance_scale", "text_guidance", "image_guidance", "guidance_rescale")
-    flat = zip(names, (guidance[name] for name in ("scale", "text", "image", "rescale")), strict=True)
-    return data | {"guidance": guidance["kind"]} | dict(flat)
-
-
-@pytest.mark.parametrize("config", [TINY, PAPER], ids=["tiny", "paper"])
-def test_version_1_is_read_as_it_was_meant(config):
-    text = json.dumps(version_1(config))
-    assert from_json(ModelConfig, text, version=1) == config
-    with pytest.raises(ValueError, match="lacks the fields"):
-        from_json(ModelConfig, text)
-    assert from_json(SamplingProfile, json.dumps(profile_1(PROFILES["tiny"])), version=1) == PROFILES["tiny"]
-    with pytest.raises(ValueError, match="version 1 has no fields.*eta.*inputs"):
-        from_json(SamplingProfile, to_json(PROFILES["tiny"]), version=1)
+def fps(**fields):
+    return {"numbers": [{"name": "fps", "value": 8.0, "unit": "fps"} | fields]}
 
 
 @pytest.mark.parametrize(
     "path, fields, words",
     [
-        ((), {"colour": 1}, ["unknown", "colour"]),
-        ((), {"unet": 3}, ["unet", "object"]),
-        (("unet",), {"fps": False}, ["version 1", "fps"]),
-        (("unet",), {"temporal": 3}, ["unet.temporal", "object"]),
-        (("unet",), {"image_stream": "x"}, ["unet.image_stream", "object"]),
-        (("unet", "temporal"), {"kind": "family"}, ["version 1", "kind"]),
-        (("unet", "temporal"), {"rank": 1}, ["unknown", "rank"]),
-        (("unet", "image_stream"), {"projection": "resampler"}, ["unknown", "projection"]),
-        (("unet", "image_stream"), {"resampler": None}, ["version 1", "resampler"]),
+        ("inputs", fps(value=0.0), "fps must be above 0"),
+        ("inputs", fps(unit="hz"), "unit of fps must be among"),
+        ("inputs", fps(name="mood"), "'mood'"),
+        ("inputs", {"numbers": 2 * fps()["numbers"]}, "once"),
+        ("inputs", {"null_image": "black"}, "null_image must be among"),
+        ("inputs", {"concat": "last"}, "concat must be among"),
+        ("start", {"timestep": 0}, "start.timestep must be at least 1"),
+        ("start", {"denoise": 0.0}, "start.denoise must be above 0"),
+        ("start", {"denoise": 1.5}, "start.denoise must be above 0 and at most 1"),
+        ("start", {"biased_noise": {"t_m": 700.0, "t_n": 700.0}}, "0 <= t_m < t_n, got 700 and 700"),
+        ("start", {"biased_noise": {"t_m": -1.0, "t_n": 700.0}}, "0 <= t_m < t_n"),
+        ("start", {"biased_noise": {"t_m": 600.0}}, "lacks the fields .*t_n"),
     ],
 )
-def test_version_1_is_read_as_strictly(path, fields, words):
-    data = version_1(TINY)
-    target = data
-    for name in path:
-        target = target[name]
-    target.update(fields)
-    with pytest.raises(ValueError) as caught:
-        from_json(ModelConfig, json.dumps(data), version=1)
-    assert all(word in str(caught.value) for word in words), caught.value
-
-
-@pytest.mark.parametrize("text", ["null", "[]", "3", '{"unet": {}}', '{"unet": {"image_stream": null}}'])
-def test_version_1_of_another_form_is_refused(text):
-    with pytest.raises(ValueError):
-        from_json(ModelConfig, text, version=1)
-
-
-@pytest.mark.parametrize(
-    "fields, words",
-    [
-        ({"fps_number": 0.0}, "fps_number must be above 0"),
-        ({"fps_unit": "hz"}, "fps_unit must be among"),
-        ({"null_image": "black"}, "null_image must be among"),
-        ({"concat": "last"}, "concat must be among"),
-    ],
-)
-def test_a_profile_that_means_nothing_is_refused(fields, words):
+def test_a_profile_that_means_nothing_is_refused(path, fields, words):
     with pytest.raises(ValueError, match=words):
-        from_json(SamplingProfile, changed(PROFILES["tiny"], "inputs", **fields))
+        from_json(SamplingProfile, changed(PROFILES["tiny"], path, **fields))
     with pytest.raises(ValueError, match="eta must be from 0 to 1"):
         from_json(SamplingProfile, changed(PROFILES["tiny"], eta=1.5))
+
+
+def start(**fields):
+    """A profile that starts elsewhere."""
+    return from_json(SamplingProfile, changed(PROFILES["paper"], "start", **fields))
+
+
+def test_a_start_is_one_of_the_timesteps():
+    for profile in PROFILES.values():
+        check_start(TINY, profile)
+    check_start(TINY, start(timestep=999))
+    for fields in ({"timestep": 1000}, {"biased_noise": {"t_m": 0, "t_n": 1000}}):
+        with pytest.raises(ValueError, match="one of the schedule's 1000 timesteps, got 1000"):
+            check_start(TINY, start(**fields))
+
+
+def test_a_start_that_no_sampler_knows_is_not_ignored():
+    start(timestep=900).start.refuse_unused()
+    for fields, words in (
+        ({"denoise": 0.8}, "refines another model's video"),
+        ({"biased_noise": {"t_m": 600, "t_n": 990}}, "starts from biased noise"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            start(**fields).start.refuse_unused()
 
 
 @pytest.mark.parametrize("x0_scale", [0.0, 1.5])
@@ -203,10 +182,8 @@ def test_a_config_cannot_change():
 
 def test_a_config_states_everything():
     """No field has a default: a file from today still means the same when a default would have changed."""
-    kinds = [type(PAPER), SamplingProfile, ScheduleConfig]
-    kinds += [type(part) for part in (PAPER.unet, PAPER.vae, PAPER.text, PAPER.vision)]
-    kinds += [type(PROFILES["paper"].guidance), type(PROFILES["paper"].inputs)]
-    kinds += [type(PAPER.unet.temporal), type(PAPER.unet.image_stream), ResamplerConfig]
+    kinds = [kind for kind in vars(configs).values() if dataclasses.is_dataclass(kind)]
+    assert len(kinds) == 17
     for kind in kinds:
         for field in dataclasses.fields(kind):
             assert field.default is field.default_factory is dataclasses.MISSING, (kind, field.name)

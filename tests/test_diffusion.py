@@ -8,6 +8,7 @@ from diffusers import DDPMScheduler
 from diffusers.schedulers.scheduling_ddim import rescale_zero_terminal_snr
 
 from univid.conditioning import Conditioning
+from univid.config import BetaConfig, ScheduleConfig
 from univid.diffusion import (
     TO_X0,
     Denoiser,
@@ -20,6 +21,7 @@ from univid.diffusion import (
 )
 from univid.presets import SD21_SCHEDULE, TINY
 
+BETAS = SD21_SCHEDULE.betas
 ZERO_SNR = NoiseSchedule(TINY.schedule)
 PLAIN = NoiseSchedule(SD21_SCHEDULE)
 SCALED = NoiseSchedule(dataclasses.replace(TINY.schedule, x0_scale=0.3))
@@ -39,7 +41,7 @@ def cond():
 
 
 def diffusers_schedule(**options):
-    return DDPMScheduler(1000, SD21_SCHEDULE.beta_start, SD21_SCHEDULE.beta_end, "scaled_linear", **options)
+    return DDPMScheduler(1000, BETAS.start, BETAS.end, BETAS.name, **options)
 
 
 def column(values):
@@ -56,7 +58,7 @@ def test_sigmas_equal_diffusers():
 
 
 def test_zero_terminal_snr_equals_diffusers_up_to_the_last_entry():
-    betas = torch.linspace(SD21_SCHEDULE.beta_start**0.5, SD21_SCHEDULE.beta_end**0.5, 1000).double() ** 2
+    betas = torch.linspace(BETAS.start**0.5, BETAS.end**0.5, 1000).double() ** 2
     expected = (1 - rescale_zero_terminal_snr(betas)).cumprod(0)
     ours = 1 / (ZERO_SNR.sigmas.double() ** 2 + 1)
     torch.testing.assert_close(ours[:-1], expected[:-1], rtol=1e-5, atol=1e-12)
@@ -65,7 +67,43 @@ def test_zero_terminal_snr_equals_diffusers_up_to_the_last_entry():
     assert not torch.allclose(ZERO_SNR.sigmas[500], PLAIN.sigmas[500], rtol=1e-3)
 
 
+COSINE = ScheduleConfig("v", BetaConfig("squaredcos_cap_v2", None, None), 1000, False, x0_scale=1.0)
+
+
+@pytest.mark.parametrize("timesteps", [1000, 50])
+def test_the_cosine_schedule_equals_diffusers(timesteps):
+    config = dataclasses.replace(COSINE, num_timesteps=timesteps)
+    theirs = DDPMScheduler(timesteps, beta_schedule="squaredcos_cap_v2")
+    betas = theirs.betas.double()  # their products are of float32
+    alpha_bars = (1 - betas).cumprod(0)
+    ours = NoiseSchedule(config)
+    torch.testing.assert_close(
+        ours.sigmas.double(), ((1 - alpha_bars) / alpha_bars).sqrt(), rtol=1e-4, atol=0
+    )
+    assert (ours.sigmas.diff() > 0).all() and ours.sigma_max > 1000
+    zero = NoiseSchedule(dataclasses.replace(config, zero_terminal_snr=True))
+    expected = (1 - rescale_zero_terminal_snr(betas)).cumprod(0)
+    torch.testing.assert_close(1 / (zero.sigmas[:-1].double() ** 2 + 1), expected[:-1], rtol=1e-4, atol=1e-12)
+    assert (zero.sigmas.diff() > 0).all() and zero.sigma_max == ZERO_SNR.sigma_max
+
+
 @pytest.mark.parametrize("schedule", [PLAIN, ZERO_SNR, SCALED])
+def test_a_schedule_may_end_earlier(schedule):
+    """What lies below the new end is as it was."""
+    short = schedule.until(900)
+    assert (short.last, short.sigma_max, short.sigma_min) == (900, schedule.sigmas[900], schedule.sigma_min)
+    assert torch.equal(short.sigmas, schedule.sigmas[:901]) and schedule.last == 999
+    sigmas = schedule.sigma(torch.linspace(0, 900, 41))
+    assert torch.equal(short.timestep(sigmas), schedule.timestep(sigmas))
+    torch.testing.assert_close(short.x0_scale(sigmas), schedule.x0_scale(sigmas))
+    assert short.timestep(torch.tensor(1e6)) == 900
+    assert schedule.until(None) is schedule and torch.equal(schedule.until(999).sigmas, schedule.sigmas)
+    for timestep in (0, -1, 1000):
+        with pytest.raises(ValueError, match="a timestep from 1 to 999, got"):
+            schedule.until(timestep)
+
+
+@pytest.mark.parametrize("schedule", [PLAIN, ZERO_SNR, SCALED, NoiseSchedule(COSINE)])
 def test_timestep_inverts_sigma(schedule):
     timesteps = torch.arange(1000)
     assert schedule.sigma_min == schedule.sigmas[0] and schedule.sigma_max == schedule.sigmas[-1]

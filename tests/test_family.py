@@ -104,7 +104,7 @@ def test_every_temporal_part_matters(t2v, part, frames):
 @pytest.mark.parametrize("frames", [1, 4])
 def test_the_body_of_i2vgenxl_is_diffusers(frames):
     """fps, concat latents and longer text: what reaches its convolution and attentions goes into ours."""
-    config = dataclasses.replace(RELATIVE, in_channels=8, fps=True)
+    config = dataclasses.replace(RELATIVE, in_channels=8, numbers=("fps",))
     theirs = randomize(diffusers.I2VGenXLUNet(**diffusers_config(config)))
     unet, seen = imported(theirs, config, I2VGENXL_REST), {}
 
@@ -121,10 +121,14 @@ def test_the_body_of_i2vgenxl_is_diffusers(frames):
     expected = theirs(x, TIMESTEPS, fps, latents, image, TEXT).sample
 
     concat = seen["input"][:, 4:]
-    cond = Conditioning(seen["context"], None, TEXT_ONLY, concat=concat, fps=fps)
+    cond = Conditioning(seen["context"], None, TEXT_ONLY, concat=concat, numbers={"fps": fps})
     assert torch.equal(seen["input"][:, :4], x) and seen["context"].shape[1] > 70
     assert difference(unet(x, TIMESTEPS, cond), expected) < 2e-5
-    for change in ({"fps": fps.flip(0)}, {"concat": concat.flip(0)}, {"text": cond.text.flip(0)}):
+    for change in (
+        {"numbers": {"fps": fps.flip(0)}},
+        {"concat": concat.flip(0)},
+        {"text": cond.text.flip(0)},
+    ):
         assert difference(unet(x, TIMESTEPS, dataclasses.replace(cond, **change)), expected) > 1e-3
 
 

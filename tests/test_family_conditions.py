@@ -58,7 +58,7 @@ def plus_projection(resampler):
 @pytest.fixture(scope="module")
 def per_frame():
     """A network like DynamiCrafter: 2 tokens for each of 3 frames, concat latents and fps."""
-    return randomize(UNet(with_stream(frames=3, tokens=2, in_channels=8, fps=True)))
+    return randomize(UNet(with_stream(frames=3, tokens=2, in_channels=8, numbers=("fps",))))
 
 
 def test_the_resampler_is_ip_adapters(per_frame):
@@ -90,7 +90,10 @@ class Given(torch.nn.Module):
 def dynamic(frames, **fields):
     concat, fps = randn(2, 4, frames, 8, 8, seed=5), torch.tensor([3.0, 24.0])
     return Conditioning(
-        **({"text": TEXT, "image": IMAGE, "weights": BOTH, "concat": concat, "fps": fps} | fields)
+        **(
+            {"text": TEXT, "image": IMAGE, "weights": BOTH, "concat": concat, "numbers": {"fps": fps}}
+            | fields
+        )
     )
 
 
@@ -112,7 +115,7 @@ def test_tokens_a_frame_reach_their_frame(per_frame, frames):
 
 
 def test_initialize_and_extend():
-    config = with_stream(frames=3, tokens=2, in_channels=8, fps=True)
+    config = with_stream(frames=3, tokens=2, in_channels=8, numbers=("fps",))
     first, again = UNet(config), UNet(config)
     for unet in (first, again):
         for parameter in unet.parameters():
@@ -125,11 +128,12 @@ def test_initialize_and_extend():
     unet, x = randomize(UNet(config)), randn(2, 4, 3, 8, 8)
     extend(unet)
     many, cond = unet(x, TIMESTEPS, dynamic(3)), dynamic(3)
+    faster = {"fps": cond.numbers["fps"] + 1}
     tokens = unet.image_projection(IMAGE)
     unet.image_projection = Given()
     for frame in range(3):  # an image model: each frame for itself, whatever the fps
         one = dataclasses.replace(
-            cond, image=tokens[:, frame], concat=cond.concat[:, :, frame : frame + 1], fps=cond.fps + 1
+            cond, image=tokens[:, frame], concat=cond.concat[:, :, frame : frame + 1], numbers=faster
         )
         assert difference(unet(x[:, :, frame : frame + 1], TIMESTEPS, one)[:, :, 0], many[:, :, frame]) < 1e-4
     with pytest.raises(ValueError, match="linear projection"):
@@ -161,7 +165,7 @@ def test_conditions_that_the_network_does_not_take(per_frame):
     x, unet = randn(2, 4, 3, 8, 8), UNet(RELATIVE)
     for cond, words in (
         (Conditioning(TEXT, IMAGE, BOTH), "image weight of 0"),
-        (Conditioning(TEXT, None, TEXT_ONLY, fps=torch.ones(2)), "no fps"),
+        (Conditioning(TEXT, None, TEXT_ONLY, numbers={"fps": torch.ones(2)}), r"is told \(none\), got fps"),
         (Conditioning(TEXT, None, TEXT_ONLY, concat=x), "expected 4 channels .* got 8"),
         (
             Conditioning(TEXT, None, TEXT_ONLY, concat=x[:, :, :2]),
@@ -171,15 +175,15 @@ def test_conditions_that_the_network_does_not_take(per_frame):
         with pytest.raises(ValueError, match=words):
             unet(x, TIMESTEPS, cond)
     for change, words in (
-        ({"fps": None}, "an fps"),
+        ({"numbers": {}}, r"is told \(fps\), got none"),
         ({"concat": None}, "expected 8 channels .* got 4"),
         ({"image": None}, "expected image tokens"),
     ):
         with pytest.raises(ValueError, match=words):
             per_frame(x, TIMESTEPS, dynamic(3, **change))
     for fields, words in (
-        ({"fps": torch.ones(3)}, "fps must have 1 dimensions, the first 2 clips"),
-        ({"fps": torch.ones(2, 1)}, "fps must have 1 dimensions"),
+        ({"numbers": {"fps": torch.ones(3)}}, "fps must have 1 dimensions, the first 2 clips"),
+        ({"numbers": {"fps": torch.ones(2, 1)}}, "fps must have 1 dimensions"),
         ({"concat": x[:, :, 0]}, "concat must have 5 dimensions"),
         ({"image": IMAGE[:, None].expand(-1, 2, -1, -1)}, "agree on the number of frames"),
     ):
@@ -191,24 +195,24 @@ def test_conditions_join_and_move(per_frame):
     x, one, other = (
         randn(2, 4, 3, 8, 8),
         dynamic(3),
-        dynamic(3, fps=torch.tensor([9.0, 1.0]), text=TEXT.flip(0)),
+        dynamic(3, numbers={"fps": torch.tensor([9.0, 1.0])}, text=TEXT.flip(0)),
     )
     both = cat([one, other])
-    assert both.fps.tolist() == [3, 24, 9, 1] and both.concat.shape[0] == 4
+    assert both.numbers["fps"].tolist() == [3, 24, 9, 1] and both.concat.shape[0] == 4
     out = per_frame(x.repeat(2, 1, 1, 1, 1), TIMESTEPS.repeat(2), both)
     assert difference(out[:2], per_frame(x, TIMESTEPS, one)) < 2e-5
     assert difference(out[2:], per_frame(x, TIMESTEPS, other)) < 2e-5
     assert difference(out[:2], out[2:]) > 1e-2
     moved = both.to(dtype=torch.bfloat16)
-    assert moved.fps.dtype == torch.float32 and moved.concat.dtype == torch.bfloat16
+    assert moved.numbers["fps"].dtype == torch.float32 and moved.concat.dtype == torch.bfloat16
     with pytest.raises(ValueError, match="all have fps or none"):
-        cat([one, dataclasses.replace(other, fps=None)])
+        cat([one, dataclasses.replace(other, numbers={})])
     expected = per_frame(x, TIMESTEPS, one)
     out = copy.deepcopy(per_frame).bfloat16()(x.bfloat16(), TIMESTEPS, one.to(dtype=torch.bfloat16))
     assert out.dtype == torch.bfloat16 and (out.float() - expected).norm() < 0.08 * expected.norm()
 
 
 def test_every_parameter_is_a_leaf_of_the_given_operations():
-    unet, leaves = built_with_operations(with_stream(frames=3, fps=True))
+    unet, leaves = built_with_operations(with_stream(frames=3, numbers=("fps",)))
     assert {id(p) for p in unet.parameters()} == leaves.keys() and set(leaves.values()) == {"weight", "bias"}
     assert not list(unet.buffers())

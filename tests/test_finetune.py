@@ -19,7 +19,7 @@ from training.stages.conditions import BOTH, NONE, TEXT
 from training.stages.denoise import DenoiseTask
 from training.state import load
 from univid import checkpoints
-from univid.config import ImageStreamConfig, InputProfile, ResamplerConfig, TemporalConfig
+from univid.config import ImageStreamConfig, InputProfile, NumberInput, ResamplerConfig, TemporalConfig
 from univid.pipeline import generate
 from univid.unet import UNet
 from univid.video import read_video
@@ -111,7 +111,7 @@ def test_a_lora_comes_out_as_a_lora(make, tmp_path, small_checkpoint):
 def relative(small_checkpoint, path, inputs, **unet):
     """A model with the relatives' temporal layers, of the small checkpoint's size."""
     model = checkpoints.load(small_checkpoint)
-    temporal = TemporalConfig("family", (3, 3, 3, 3), (), attention=True, input_heads=2, position=False)
+    temporal = TemporalConfig("family", (3, 3, 3, 3), (), attention=True, input_heads=2, position=None)
     config = dataclasses.replace(model.config.unet, temporal=temporal, **unet)
     model.config = dataclasses.replace(model.config, unet=config)
     model.profile = dataclasses.replace(model.profile, inputs=InputProfile(*inputs))
@@ -121,9 +121,7 @@ def relative(small_checkpoint, path, inputs, **unet):
 
 
 def test_a_model_like_modelscope_trains_on_clips(make, small_checkpoint, tmp_path):
-    base = relative(
-        small_checkpoint, tmp_path / "m.safetensors", (None, "fps", "off", "none"), image_stream=None
-    )
+    base = relative(small_checkpoint, tmp_path / "m.safetensors", ((), "off", "none"), image_stream=None)
     task, before, saved = make.run(tmp_path, base=base, stage="full", batch={"video": 2})
     changed = {name for name in before if not torch.equal(before[name], saved["model"][name])}
     assert changed == set(before) and set(task.modes) == {NONE, TEXT}
@@ -136,8 +134,8 @@ def test_a_model_like_modelscope_trains_on_clips(make, small_checkpoint, tmp_pat
 
 def test_a_model_like_dynamicrafter_trains_on_clips(make, small_checkpoint, tmp_path):
     stream = ImageStreamConfig(32, ResamplerConfig(16, 1, 2, 8, tokens=2, frames=3))
-    path, inputs = tmp_path / "d.safetensors", (24.0, "fps", "grey", "first")
-    base = relative(small_checkpoint, path, inputs, image_stream=stream, in_channels=8, fps=True)
+    path, inputs = tmp_path / "d.safetensors", ((NumberInput("fps", 24.0, "fps"),), "grey", "first")
+    base = relative(small_checkpoint, path, inputs, image_stream=stream, in_channels=8, numbers=("fps",))
     options = {"base": base, "stage": "full", "batch": {"video": 2}}
     task = make(**options, data={"reference": "first", "fps": 6.0}, modes={"text": 0.5, "both": 0.5}, seed=3)
     shown = set()
@@ -145,7 +143,7 @@ def test_a_model_like_dynamicrafter_trains_on_clips(make, small_checkpoint, tmp_
         (part,) = task.micro_batches(step)
         samples = task.samples(part.batch)
         cond, latents = samples.cond, samples.latents
-        assert cond.fps.tolist() == [6.0, 6.0] and samples.streams == (True, True)
+        assert cond.numbers["fps"].tolist() == [6.0, 6.0] and samples.streams == (True, True)
         assert torch.equal(cond.concat, latents[:, :, :1].expand_as(latents))
         assert (cond.weights == 1).all()  # without a picture it is shown a grey one
         for tokens, mode in zip(cond.image, task.step_modes("video", step), strict=True):

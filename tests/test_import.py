@@ -16,7 +16,7 @@ from univid.checkpoints.extension import rule_of
 from univid.checkpoints.imports import plan
 from univid.checkpoints.origins import ORIGINS
 from univid.conditioning import Conditioning
-from univid.presets import FAMILY, PAPER
+from univid.presets import FAMILY, FROM_NOISE, PAPER
 
 HEADS = 16  # of the golden networks
 NAMES = {  # table of the source: its name in ORIGINS
@@ -59,7 +59,7 @@ def difference(unet, case, image_weight=None, **changes):
         image=inputs.get("clip"),
         weights=torch.tensor([[1.0, weight]] * len(inputs["x"])),
         concat=inputs.get("concat"),
-        fps=inputs.get("fps"),
+        numbers={name: inputs[name] for name in ("fps",) if name in inputs},
     )
     out = unet(inputs["x"], inputs["timesteps"], cond)
     return (out - golden_outputs()[case]).abs().max().item()
@@ -132,7 +132,7 @@ def test_modelscope_goes_to_diffusers_and_back(tmp_path):
     import_file(tmp_path / "folder", tmp_path / "again.safetensors")
     before, after = (load_file(tmp_path / name) for name in ("univid.safetensors", "again.safetensors"))
     assert before.keys() == after.keys() and all(torch.equal(before[key], after[key]) for key in before)
-    with pytest.raises(ValueError, match="fps embedding, which diffusers"):
+    with pytest.raises(ValueError, match="embedding of fps, which diffusers"):
         imported("videocrafter2", tmp_path)
         export(tmp_path / "univid.safetensors", tmp_path / "no")
     with pytest.raises(ValueError, match="extended"):
@@ -286,10 +286,12 @@ def test_stable_diffusion_s_folder(tmp_path):
 )  # fmt: skip
 def test_profiles_are_the_sources_own(name, expected):
     schedule, p = ORIGINS[name].schedule, ORIGINS[name].profile
+    fps, unit = next(((n.value, n.unit) for n in p.inputs.numbers), (None, "fps"))
+    assert p.start == FROM_NOISE
     assert (p.steps, p.sampler, p.guidance.kind) == (50, "ddim", "joint")
     assert expected == (
         schedule.prediction, schedule.zero_terminal_snr, schedule.x0_scale, p.sigma_schedule, p.eta,
-        p.guidance.scale, p.guidance.rescale, *dataclasses.astuple(p.inputs),
+        p.guidance.scale, p.guidance.rescale, fps, unit, p.inputs.null_image, p.inputs.concat,
     )  # fmt: skip
     for words in {"modelscope": "CC-BY-NC", "dynamicrafter": "Apache", "videocrafter": "research"}.items():
         assert not name.startswith(words[0]) or words[1] in ORIGINS[name].licence

@@ -6,7 +6,7 @@ import pytest
 import torch
 from reference import RELATIVE, randomize
 
-from univid.config import ImageStreamConfig, ResamplerConfig
+from univid.config import ImageStreamConfig, NumberInput, ResamplerConfig
 from univid.encoders import ImageEncoder, TextEncoder
 from univid.guidance import Joint, Nested, Separate
 from univid.model import UniVid
@@ -20,24 +20,29 @@ FRAMES, SIZE = 4, 32
 RESAMPLER = ResamplerConfig(width=24, depth=1, heads=3, head_channels=4, tokens=4, frames=None)
 PER_FRAME = dataclasses.replace(RESAMPLER, tokens=2, frames=FRAMES)
 
+
+def told(fps):
+    return (NumberInput("fps", fps, "fps"),)
+
+
 # U-Net, noise schedule and profile fields of each kind
 RELATIVES = {
     "modelscope": ({}, {}, {}),
     "videocrafter2": (
-        {"fps": True},
+        {"numbers": ("fps",)},
         {"x0_scale": 0.7},
-        {"fps_number": 28.0, "eta": 1.0},
+        {"numbers": told(28.0), "eta": 1.0},
     ),
     "videocrafter1_i2v": (
-        {"fps": True, "image_stream": ImageStreamConfig(32, RESAMPLER)},
+        {"numbers": ("fps",), "image_stream": ImageStreamConfig(32, RESAMPLER)},
         {"x0_scale": 0.7},
-        {"fps_number": 8.0, "eta": 1.0, "null_image": "grey"},
+        {"numbers": told(8.0), "eta": 1.0, "null_image": "grey"},
     ),
     "dynamicrafter": (
-        {"fps": True, "in_channels": 8, "image_stream": ImageStreamConfig(32, PER_FRAME)},
+        {"numbers": ("fps",), "in_channels": 8, "image_stream": ImageStreamConfig(32, PER_FRAME)},
         {"x0_scale": 0.7, "prediction": "v", "zero_terminal_snr": True},
         {
-            "fps_number": 24.0, "eta": 1.0, "null_image": "grey", "concat": "first",
+            "numbers": told(24.0), "eta": 1.0, "null_image": "grey", "concat": "first",
             "rescale": 0.7, "sigma_schedule": "simple",
         },
     ),
@@ -121,9 +126,9 @@ def test_a_clip_of_every_kind(models, kind):
     assert make(models, kind, frames=FRAMES + 3).shape[2] == FRAMES + 3
     if takes_picture(kind):
         assert far(clip, make(models, kind, image=picture(1)))
-    if models[kind].config.unet.fps:
+    if models[kind].config.unet.numbers:
         assert far(clip, make(models, kind, fps_number=3.0))
-        number = models[kind].profile.inputs.fps_number
+        number = models[kind].profile.inputs.number("fps").value
         assert torch.equal(clip, make(models, kind, fps_number=number))
 
 
@@ -153,7 +158,7 @@ def test_what_the_branches_are_shown(models, monkeypatch, guider):
         torch.testing.assert_close(cond.image, torch.cat([seen[has] for _, has in order]))
         expected = [[1.0, 0.8 if has else 1.0] for _, has in order]
         torch.testing.assert_close(cond.weights, torch.tensor(expected))
-        assert cond.fps.tolist() == [24.0] * len(order)
+        assert cond.numbers["fps"].tolist() == [24.0] * len(order)
         assert all(torch.equal(latents, cond.concat[0]) for latents in cond.concat)
     assert not torch.allclose(seen[True], seen[False], atol=0.1)
 
@@ -215,7 +220,7 @@ def test_what_a_model_does_not_take_is_refused(models, kind, options, words):
 
 def test_a_model_without_its_number_says_so(models):
     model = models["videocrafter2"]
-    bare = dataclasses.replace(model, profile=with_fields(model.profile, fps_number=None))
+    bare = dataclasses.replace(model, profile=with_fields(model.profile, numbers=()))
     with pytest.raises(ValueError, match="needs fps_number"):
         generate(bare, PROMPT)
     assert generate(bare, PROMPT, fps_number=8.0).isfinite().all()

@@ -97,9 +97,9 @@ def theirs(scheduler, x, model_scale=False, **step_options):
 
 def make(cls, prediction, **options):
     return getattr(diffusers, cls)(
-        beta_start=SD21_SCHEDULE.beta_start,
-        beta_end=SD21_SCHEDULE.beta_end,
-        beta_schedule="scaled_linear",
+        beta_start=SD21_SCHEDULE.betas.start,
+        beta_end=SD21_SCHEDULE.betas.end,
+        beta_schedule=SD21_SCHEDULE.betas.name,
         prediction_type={"eps": "epsilon", "v": "v_prediction"}[prediction],
         **options,
     )

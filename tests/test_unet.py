@@ -21,7 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from univid.attention import attention
 from univid.blocks import SpatialTransformer
 from univid.conditioning import Conditioning
-from univid.presets import PAPER
+from univid.presets import PAPER, TINY
 from univid.unet import UNet
 
 TIMESTEPS = torch.tensor([3, 800])
@@ -51,7 +51,11 @@ def unet():
 def placed():
     """The narrow network whose frames know their place in the clip."""
     return randomize(
-        UNet(dataclasses.replace(NARROW, temporal=dataclasses.replace(NARROW.temporal, position=True)))
+        UNet(
+            dataclasses.replace(
+                NARROW, temporal=dataclasses.replace(NARROW.temporal, position=TINY.unet.temporal.position)
+            )
+        )
     )
 
 

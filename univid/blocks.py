@@ -9,6 +9,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
+from .config import PositionConfig
 from .layers import (
     Context,
     DualCrossAttention,
@@ -88,7 +89,7 @@ class TemporalTransformer(nn.Module):
     give the order; with `position` the tokens carry their frame's place in the clip.
     """
 
-    def __init__(self, make: Layers, width: int, heads: int, groups: int, position: bool):
+    def __init__(self, make: Layers, width: int, heads: int, groups: int, position: PositionConfig | None):
         super().__init__()
         self.position = position
         self.norm = make.GroupNorm(groups, width, eps=1e-6)
@@ -106,7 +107,7 @@ class TemporalTransformer(nn.Module):
         z = self.norm(rearrange(x, "(b t) c h w -> b c t (h w)", t=context.frames))
         z = self.proj_in(rearrange(z, "b c t s -> b s t c"))
         if self.position:
-            z = z + place_embedding(context.places, z.shape[-1]).to(z)[:, None]
+            z = z + place_embedding(context.places, z.shape[-1], self.position).to(z)[:, None]
         z = rearrange(z, "b s t c -> (b s) t c")
         z = z + self.attn1(self.norm1(z))
         z = z + self.ff(self.norm2(z))

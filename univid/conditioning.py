@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-FLOAT32 = ("weights", "places", "fps")  # stay so when the other fields change their type
+FLOAT32 = ("weights", "places")  # stay so, and numbers too, when the other fields change their type
 
 
 @dataclass(frozen=True)
@@ -19,8 +19,8 @@ class Conditioning:
     weights: modality weights `[b 2]` or per frame `[b t 2]`, order (lambda_t, lambda_v).
     level_weights: multipliers of the weights a level, {f: (text, image)}; a level left out has (1, 1).
     concat: latents joined to the input along channels, `[b c t h w]`.
-    fps: what a model with an fps embedding was trained to be told, `[b]`: frames a second, or how many frames
-        of the source lie between two of the clip (DynamiCrafter at 256 pixels).
+    numbers: what a model with embeddings of numbers was trained to be told, {name: `[b]`}: "fps", frames a
+        second, or how many frames of the source lie between two of the clip (DynamiCrafter at 256 pixels).
     places: where in its clip each frame is, `[b t]`: 0 = the beginning, 1 = the end, negative = a picture of
         its own. None: the frames are a whole clip, and a single frame is a picture of its own.
 
@@ -34,7 +34,7 @@ class Conditioning:
     level_weights: Mapping[int, tuple[float, float]] = field(default_factory=dict)
     concat: Tensor | None = None
     places: Tensor | None = None
-    fps: Tensor | None = None
+    numbers: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self):
         tensors = {
@@ -43,7 +43,7 @@ class Conditioning:
             "weights": (self.weights, (2, 3)),
             "concat": (self.concat, (5, 5)),
             "places": (self.places, (2, 2)),
-            "fps": (self.fps, (1, 1)),
+            **{name: (number, (1, 1)) for name, number in self.numbers.items()},
         }
         for name, (tensor, ranks) in tensors.items():
             if tensor is None:
@@ -71,12 +71,13 @@ class Conditioning:
         return next(iter(self._frames()), None)
 
     def to(self, device=None, dtype: torch.dtype | None = None) -> "Conditioning":
-        """Move every tensor; weights, places and fps keep float32."""
+        """Move every tensor; weights, places and numbers keep float32."""
         moved = {
             name: value.to(device=device, dtype=torch.float32 if name in FLOAT32 else dtype)
             for name, value in self._tensors()
         }
-        return dataclasses.replace(self, **moved)
+        numbers = {name: value.to(device=device, dtype=torch.float32) for name, value in self.numbers.items()}
+        return dataclasses.replace(self, **moved, numbers=numbers)
 
     def with_weights(self, weights: Tensor) -> "Conditioning":
         """The same conditions under other modality weights `[b 2]` or `[b t 2]`."""
@@ -117,7 +118,11 @@ def cat(conditions: list[Conditioning]) -> Conditioning:
         image=None if template is None else _cat_frames(images, 3),
         weights=_cat_frames([c.weights for c in conditions], 2),
         level_weights=first.level_weights,
-        **{name: _cat_all(conditions, name) for name in ("concat", "places", "fps")},
+        **{name: _cat_all(name, [getattr(c, name) for c in conditions]) for name in ("concat", "places")},
+        numbers={
+            name: _cat_all(name, [c.numbers.get(name) for c in conditions])
+            for name in sorted({name for c in conditions for name in c.numbers})
+        },
     )
 
 
@@ -152,9 +157,8 @@ def concat_frames(kind: str, first: Tensor, last: Tensor | None, frames: int) ->
     return torch.cat([first, between, first if last is None else last], dim=2)
 
 
-def _cat_all(conditions: list[Conditioning], name: str) -> Tensor | None:
-    """Concatenate a field that all conditions have, or none has."""
-    tensors = [getattr(c, name) for c in conditions]
+def _cat_all(name: str, tensors: list[Tensor | None]) -> Tensor | None:
+    """Concatenate what all conditions have, or none has."""
     if all(tensor is None for tensor in tensors):
         return None
     if any(tensor is None for tensor in tensors):

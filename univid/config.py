@@ -1,20 +1,33 @@
-"""Architecture as data: frozen dataclasses and strict versioned JSON.
+"""Architecture and sampling profile as data: frozen dataclasses, which serial.py brings to JSON and back.
 
 A field has no default, so a preset states everything and a checkpoint's header can rebuild the exact model.
 Tuples indexed by level run from the finest (f = 1) to the coarsest (f = 8).
 """
 
-import dataclasses
-import json
-import math
-import types
-import typing
 from dataclasses import dataclass
 
-FORMAT_VERSION = 2
-
+from .serial import from_json as from_json  # a config and its JSON are asked for in one place
+from .serial import to_json as to_json
 
 TEMPORAL_KINDS = ("univid", "family")
+
+
+@dataclass(frozen=True)
+class PositionConfig:
+    """How a frame's place in its clip, 0 = the beginning and 1 = the end, becomes sinusoids.
+
+    The angles are scale * place times frequencies that fall geometrically from 1 towards 1 / period.
+    """
+
+    scale: float
+    period: float
+
+    def __post_init__(self):
+        if self.scale <= 0 or self.period <= 1:
+            raise ValueError(
+                f"position.scale must be above 0 and position.period above 1, got {self.scale:g} and "
+                f"{self.period:g}."
+            )
 
 
 @dataclass(frozen=True)
@@ -31,7 +44,7 @@ class TemporalConfig:
     segment_frames: tuple[int, ...]  # r_f a level: frames that share one reference frame; () = no PSTAttn
     attention: bool  # a temporal transformer after every spatial transformer
     input_heads: int | None  # of a temporal transformer after the first convolution; None = there is none
-    position: bool  # a frame's place in the clip scales its text tokens and joins TemAttn's tokens
+    position: PositionConfig | None  # a frame's place scales its text tokens and joins TemAttn's; None = no
 
     def __post_init__(self):
         if self.kind not in TEMPORAL_KINDS:
@@ -42,7 +55,7 @@ class TemporalConfig:
                 "take kind 'family'."
             )
         if self.kind == "family" and self.position:
-            raise ValueError("temporal.position must be false for kind 'family', got true.")
+            raise ValueError("temporal.position must be null for kind 'family', got one.")
         if any(k < 1 or k % 2 == 0 for k in self.conv_kernels):
             raise ValueError(f"temporal.conv_kernels must be odd and positive, got {self.conv_kernels}.")
         if any(r < 1 for r in self.segment_frames):
@@ -69,6 +82,18 @@ class ImageStreamConfig:
     resampler: ResamplerConfig | None  # None: LayerNorm + Linear into the text context space
 
 
+# Numbers that a U-Net may be told beside the timestep, and what each may count. fps: frames a second, or
+# ("stride") how many frames of the source lie between two of the clip.
+NUMBERS = {"fps": ("fps", "stride")}
+
+
+def _check_numbers(where: str, names: tuple[str, ...]) -> None:
+    if unknown := [name for name in names if name not in NUMBERS]:
+        raise ValueError(f"{where} must be among {tuple(NUMBERS)}, got {unknown[0]!r}.")
+    if len(set(names)) < len(names):
+        raise ValueError(f"{where} must name each number once, got {names}.")
+
+
 @dataclass(frozen=True)
 class UNetConfig:
     """Stable Diffusion's U-Net and the temporal and image parts that hang on it."""
@@ -82,11 +107,12 @@ class UNetConfig:
     head_channels: int
     context_dim: int
     norm_groups: int
-    fps: bool  # the clip's fps has an embedding, which is added to that of the timestep
+    numbers: tuple[str, ...]  # of NUMBERS: each has an embedding, which is added to that of the timestep
     temporal: TemporalConfig
     image_stream: ImageStreamConfig | None
 
     def __post_init__(self):
+        _check_numbers("unet.numbers", self.numbers)
         levels = len(self.channel_mult)
         for name, per_level in (
             ("attention_levels", self.attention_levels),
@@ -155,13 +181,38 @@ class VisionConfig:
     embed_dim: int
 
 
+BETAS = ("scaled_linear", "squaredcos_cap_v2")
+
+
+@dataclass(frozen=True)
+class BetaConfig:
+    """The variance of the noise that each timestep adds, by the name of its rule.
+
+    "scaled_linear": from `start` to `end`, linear in the square roots (LDM). "squaredcos_cap_v2": what makes
+    abar a squared cosine (2102.09672), at most 0.999 a step; without start and end.
+    """
+
+    name: str
+    start: float | None
+    end: float | None
+
+    def __post_init__(self):
+        if self.name not in BETAS:
+            raise ValueError(f"betas.name must be among {BETAS}, got {self.name!r}.")
+        ends = (self.start, self.end)
+        if self.name != "scaled_linear":
+            if ends != (None, None):
+                raise ValueError(f"betas of {self.name} have no start and end, got {ends}.")
+        elif None in ends or not 0 < self.start <= self.end < 1:
+            raise ValueError(f"betas of scaled_linear must rise from above 0 to below 1, got {ends}.")
+
+
 @dataclass(frozen=True)
 class ScheduleConfig:
     """The noise schedule that the network was trained on."""
 
     prediction: str  # "eps", "v" or "x0"
-    beta_start: float
-    beta_end: float
+    betas: BetaConfig
     num_timesteps: int
     zero_terminal_snr: bool
     x0_scale: float  # noise is mixed into x0 times a factor that falls from 1 to this; 1 = no such factor
@@ -199,38 +250,100 @@ class GuidanceProfile:
     rescale: float
 
 
-INPUT_CHOICES = {
-    "fps_unit": ("fps", "stride"),
-    "null_image": ("off", "grey"),
-    "concat": ("none", "first", "ends"),
-}
+@dataclass(frozen=True)
+class NumberInput:
+    """What one of the U-Net's `numbers` is told where the user says nothing; unit: what it counts."""
+
+    name: str
+    value: float
+    unit: str
+
+    def __post_init__(self):
+        _check_numbers("inputs.numbers.name", (self.name,))
+        if self.unit not in NUMBERS[self.name]:
+            raise ValueError(
+                f"the unit of {self.name} must be among {NUMBERS[self.name]}, got {self.unit!r}."
+            )
+        if self.value <= 0:
+            raise ValueError(f"{self.name} must be above 0, got {self.value}.")
+
+
+INPUT_CHOICES = {"null_image": ("off", "grey"), "concat": ("none", "first", "ends")}
 
 
 @dataclass(frozen=True)
 class InputProfile:
     """What a checkpoint was trained to be given beside text and image tokens.
 
-    fps_number: what an fps embedding is told, in fps_unit: frames a second ("fps"), or how many frames of
-        the source lie between two of the clip ("stride"). None for a U-Net without one.
+    numbers: defaults, by name. A U-Net's number without one has to be said by the user, in its first unit.
     null_image: what a clip without picture, and the unconditional branch, shows to the image stream:
         nothing ("off"), or a grey picture at weight 1 ("grey").
     concat: latents joined to the input: none; the picture in every frame ("first"); or the picture in the
         first frame, another in the last, zeros between ("ends").
     """
 
-    fps_number: float | None
-    fps_unit: str
+    numbers: tuple[NumberInput, ...]
     null_image: str
     concat: str
 
     def __post_init__(self):
+        _check_numbers("inputs.numbers", tuple(number.name for number in self.numbers))
         for name, choices in INPUT_CHOICES.items():
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} must be among {choices}, got {getattr(self, name)!r}.")
-        if self.fps_number is not None and self.fps_number <= 0:
-            raise ValueError(
-                f"fps_number must be above 0, or null for a model without, got {self.fps_number}."
-            )
+
+    def number(self, name: str) -> NumberInput | None:
+        """The default of a number; None where there is none."""
+        return next((number for number in self.numbers if number.name == name), None)
+
+
+@dataclass(frozen=True)
+class BiasedNoiseProfile:
+    """UniVG's biased Gaussian noise (2401.09084): its share of the condition's video grows from 0 at the
+    timestep t_m to all at t_n, from where sampling starts.
+    """
+
+    t_m: float
+    t_n: float
+
+    def __post_init__(self):
+        if not 0 <= self.t_m < self.t_n:
+            raise ValueError(f"biased noise needs 0 <= t_m < t_n, got {self.t_m:g} and {self.t_n:g}.")
+
+
+@dataclass(frozen=True)
+class StartProfile:
+    """Where sampling starts.
+
+    timestep: the first of the schedule of steps; None = the last that the network was trained on. What lies
+        between stays trained and is not sampled, as where a network with zero terminal SNR knows a sigma of
+        4,519 next to one of 16, over which no solver's step is accurate.
+    denoise: of a model that refines another's video, how much it makes anew; 1 = it makes videos of its own.
+    biased_noise: None = plain noise.
+    """
+
+    timestep: int | None
+    denoise: float
+    biased_noise: BiasedNoiseProfile | None
+
+    def __post_init__(self):
+        if not 0 < self.denoise <= 1:
+            raise ValueError(f"start.denoise must be above 0 and at most 1, got {self.denoise}.")
+
+    def refuse_unused(self) -> None:
+        """Say what is only kept so far.
+
+        Raises:
+            ValueError: a start that no sampler here knows; ignored, it would give another model's videos.
+        """
+        kinds = {"refines another model's video": self.denoise < 1}
+        kinds["starts from biased noise"] = self.biased_noise is not None
+        for what, asked in kinds.items():
+            if asked:
+                raise ValueError(
+                    f"this model {what}, which this version of UniVid cannot sample; take a newer version "
+                    "or another model."
+                )
 
 
 @dataclass(frozen=True)
@@ -247,105 +360,20 @@ class SamplingProfile:
     eta: float  # of the sampler "ddim": 0 = no fresh noise in a step, 1 = as much as the model knows
     guidance: GuidanceProfile
     inputs: InputProfile
+    start: StartProfile
 
     def __post_init__(self):
         if not 0 <= self.eta <= 1:
             raise ValueError(f"eta must be from 0 to 1, got {self.eta}.")
 
 
-def to_json(config) -> str:
-    """Any config dataclass as JSON; `from_json` gives back an equal object."""
-    return json.dumps(dataclasses.asdict(config), indent=None, sort_keys=True)
-
-
-def from_json(cls, text: str, version: int = FORMAT_VERSION):
-    """Read a config of dataclass `cls` strictly, as the given version of the format wrote it.
+def check_start(config: ModelConfig, profile: SamplingProfile) -> None:
+    """Refuse a profile that starts where the schedule has no timestep.
 
     Raises:
-        ValueError: not JSON, a field unknown, missing or of another type; the sentence names the field.
+        ValueError: as said.
     """
-    try:
-        data = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise ValueError(
-            f"expected a {cls.__name__} as JSON, got text that does not parse ({error})."
-        ) from error
-    if version == 1:
-        for part, fields in _unsaid(cls, data):
-            if isinstance(part, dict):
-                if known := sorted(part.keys() & fields.keys()):
-                    raise ValueError(f"format version 1 has no fields {known}; the header is damaged.")
-                part.update(fields)
-    return _build(cls, data, cls.__name__)
-
-
-# Fields of GuidanceProfile, and what they were called in version 1's SamplingProfile.
-GUIDANCE_OF_1 = {
-    "kind": "guidance",
-    "scale": "guidance_scale",
-    "text": "text_guidance",
-    "image": "image_guidance",
-    "rescale": "guidance_rescale",
-}
-
-
-def _unsaid(cls, data) -> list[tuple[object, dict]]:
-    """What version 1, which knew the kind "univid" alone, left unsaid: the parts of `data`, and their fields.
-
-    What does not have the form of version 1 stays as it is, for the strict reading to refuse it.
-    """
-    if cls is SamplingProfile and isinstance(data, dict):
-        data["guidance"] = {new: data.pop(old) for new, old in GUIDANCE_OF_1.items() if old in data}
-        inputs = {"fps_number": None, "fps_unit": "fps", "null_image": "off", "concat": "none"}
-        return [(data, {"eta": 0.0, "inputs": inputs})]
-    if cls is not ModelConfig or not isinstance(data, dict):
-        return []
-    unet = data.get("unet") if isinstance(data.get("unet"), dict) else {}
-    stream = unet.get("image_stream")
-    linear = isinstance(stream, dict) and stream.get("projection") == "linear"
-    if linear:
-        del stream["projection"]
-    return [
-        (data.get("schedule"), {"x0_scale": 1.0}),
-        (data.get("unet"), {"fps": False}),
-        (unet.get("temporal"), {"kind": "univid", "input_heads": None}),
-        (stream if linear else None, {"resampler": None}),
-    ]
-
-
-def _build(kind, value, where: str):
-    origin = typing.get_origin(kind)
-    if origin is types.UnionType:
-        present = [k for k in typing.get_args(kind) if k is not types.NoneType]
-        return None if value is None else _build(present[0], value, where)
-    if dataclasses.is_dataclass(kind):
-        if not isinstance(value, dict):
-            raise ValueError(f"{where} must be an object, got {type(value).__name__}.")
-        hints = typing.get_type_hints(kind)
-        if unknown := sorted(value.keys() - hints.keys()):
-            raise ValueError(
-                f"{where} has unknown fields {_short(unknown)}; this version knows {sorted(hints)}."
-            )
-        if missing := sorted(hints.keys() - value.keys()):
-            raise ValueError(f"{where} lacks the fields {missing}.")
-        return kind(**{name: _build(hint, value[name], f"{where}.{name}") for name, hint in hints.items()})
-    if origin is tuple:
-        if not isinstance(value, list):
-            raise ValueError(f"{where} must be a list, got {type(value).__name__}.")
-        return tuple(_build(typing.get_args(kind)[0], item, f"{where}[{i}]") for i, item in enumerate(value))
-    if kind is float and type(value) is int and abs(value) < 2**53:
-        value = float(value)
-    if type(value) is not kind or (kind is float and not math.isfinite(value)):
-        raise ValueError(f"{where} must be {_WORDS[kind]}, got {_short(value)}.")
-    if kind is int and value < 1:
-        raise ValueError(f"{where} must be at least 1, got {value}.")
-    return value
-
-
-_WORDS = {int: "a whole number", float: "a finite number", str: "text", bool: "true or false"}
-
-
-def _short(value) -> str:
-    """A value as a message may show it: a hostile file must not fill the screen."""
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:80]} ..."
+    start, count = profile.start, config.schedule.num_timesteps
+    latest = max(start.timestep or 0, start.biased_noise.t_n if start.biased_noise is not None else 0)
+    if latest >= count:
+        raise ValueError(f"sampling must start at one of the schedule's {count} timesteps, got {latest:g}.")

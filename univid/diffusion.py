@@ -8,6 +8,8 @@ VideoCrafter and DynamiCrafter mix noise into s x0, with a factor s that falls a
 network s x0 is the video, so the above holds with s x, s x0 and s sigma in the place of x, x0 and sigma.
 """
 
+import copy
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -15,7 +17,7 @@ import torch
 from torch import Tensor
 
 from .conditioning import Conditioning, with_null_image
-from .config import ScheduleConfig
+from .config import BetaConfig, ScheduleConfig
 
 # (x_t [b c t h w], timesteps [b], cond) -> [b c t h w]
 Network = Callable[[Tensor, Tensor, Conditioning], Tensor]
@@ -24,21 +26,19 @@ Network = Callable[[Tensor, Tensor, Conditioning], Tensor]
 LAST_ALPHA_BAR = 4.8973451890853435e-08
 MIN_SNR_GAMMA = 5.0
 WEIGHTINGS = ("uniform", "min_snr")
+MAX_BETA = 0.999  # of squaredcos_cap_v2, whose last step would leave nothing of the video
 X0_SCALE_STEPS = 400  # timesteps along which the factor of x0 falls from 1 to its last value
 
 
 class NoiseSchedule:
-    """The discrete noise levels that a network was trained on: betas linear in their square roots (LDM).
+    """The discrete noise levels that a network was trained on.
 
     sigmas: `[T]` float32, ascending; sigmas[i] belongs to timestep i, in x = x0 + sigma noise.
     x0_scales: `[T]` float32, the factor s of x0 (VideoCrafter, DynamiCrafter); else 1.
     """
 
     def __init__(self, config: ScheduleConfig):
-        betas = torch.linspace(
-            config.beta_start**0.5, config.beta_end**0.5, config.num_timesteps, dtype=torch.float64
-        ).square()
-        alpha_bars = (1 - betas).cumprod(0)
+        alpha_bars = (1 - _betas(config.betas, config.num_timesteps)).cumprod(0)
         if config.zero_terminal_snr:
             alpha_bars = _zero_terminal_snr(alpha_bars)
         fall = torch.linspace(1, config.x0_scale, X0_SCALE_STEPS, dtype=torch.float64)
@@ -47,6 +47,28 @@ class NoiseSchedule:
         self.x0_scales = x0_scales.float()
         self.sigmas = sigmas.float()
         self.log_sigmas = sigmas.log().float()
+
+    def until(self, timestep: int | None) -> "NoiseSchedule":
+        """The same noise levels up to `timestep` alone, as sampling that starts there sees them; None = all.
+
+        Raises:
+            ValueError: a timestep that the schedule does not have.
+        """
+        if timestep is None:
+            return self
+        if not 0 < timestep < len(self.sigmas):
+            raise ValueError(
+                f"sampling must start at a timestep from 1 to {len(self.sigmas) - 1}, got {timestep}."
+            )
+        part = copy.copy(self)
+        for name in ("sigmas", "log_sigmas", "x0_scales"):
+            setattr(part, name, getattr(self, name)[: timestep + 1])
+        return part
+
+    @property
+    def last(self) -> int:
+        """The timestep of the largest sigma."""
+        return len(self.sigmas) - 1
 
     @property
     def sigma_min(self) -> float:
@@ -97,6 +119,15 @@ class NoiseSchedule:
         sigma = _broadcast(self.sigmas.to(like.device)[timesteps] * scale, like)
         alpha = (sigma.square() + 1).rsqrt()
         return _broadcast(scale, like), alpha, sigma * alpha
+
+
+def _betas(config: BetaConfig, count: int) -> Tensor:
+    """The variance of the noise that each timestep adds, float64 `[count]`."""
+    if config.name == "scaled_linear":
+        return torch.linspace(config.start**0.5, config.end**0.5, count, dtype=torch.float64).square()
+    time = torch.linspace(0, 1, count + 1, dtype=torch.float64)
+    alpha_bars = ((time + 0.008) / 1.008 * math.pi / 2).cos().square()  # 2102.09672, eq. 17
+    return (1 - alpha_bars[1:] / alpha_bars[:-1]).clamp(max=MAX_BETA)
 
 
 def _zero_terminal_snr(alpha_bars: Tensor) -> Tensor:

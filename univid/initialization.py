@@ -47,12 +47,12 @@ def initialize(unet: UNet, seed: int) -> None:
 def extend(unet: UNet) -> None:
     """What UniVid adds to a trained trunk: silent at first, and close to something that already works.
 
-    PSTConv, PSTAttn, TemAttn, the relatives' temporal layers and the fps embedding end in zeros, so a frame
-    is what the image model makes of it. PSTAttn's projections start as copies of SelfAttn's, K_v and V_v as
-    copies of K_t and V_t (UniVG).
+    PSTConv, PSTAttn, TemAttn, the relatives' temporal layers and the embeddings of numbers end in zeros, so a
+    frame is what the image model makes of it. PSTAttn's projections start as copies of SelfAttn's, K_v and
+    V_v as copies of K_t and V_t (UniVG).
     """
-    if unet.fps_embedding is not None:
-        _zero(unet.fps_embedding[-1])
+    for name in unet.config.numbers:
+        _zero(unet.number_embedding(name)[-1])
     for module in unet.modules():
         if isinstance(module, PSTConv):
             _zero(module.conv)

@@ -14,6 +14,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from .attention import AttentionFunction
+from .config import PositionConfig
 from .hooks import Hook
 
 
@@ -192,10 +193,13 @@ class FeedForward(nn.Module):
         return torch.cat([self.net(some) for some in x.flatten(0, -2).split(tokens)]).view(x.shape)
 
 
-def timestep_embedding(timesteps: Tensor, width: int) -> Tensor:
-    """Sinusoids of the timestep, cosines first: `[b]` -> `[b width]` in float32 (period 10,000)."""
+def timestep_embedding(timesteps: Tensor, width: int, period: float = 10000) -> Tensor:
+    """Sinusoids of the timestep, cosines first: `[b]` -> `[b width]` in float32.
+
+    Frequencies fall from 1 towards 1 / period.
+    """
     frequencies = torch.exp(
-        -math.log(10000)
+        -math.log(period)
         * torch.arange(width // 2, device=timesteps.device, dtype=torch.float32)
         / (width // 2)
     )
@@ -208,7 +212,8 @@ def even_places(frames: int) -> Tensor:
     return (torch.arange(frames) + 0.5) / frames if frames > 1 else torch.full((1,), -1.0)
 
 
-def place_embedding(places: Tensor, width: int) -> Tensor:
+def place_embedding(places: Tensor, width: int, position: PositionConfig) -> Tensor:
     """Sinusoids of places in a clip, `[b t]` -> `[b t width]` float32; zeros for a picture of its own."""
-    sinusoids = timestep_embedding(1000 * places.flatten(), width).unflatten(0, places.shape)
+    angles = position.scale * places.flatten()
+    sinusoids = timestep_embedding(angles, width, position.period).unflatten(0, places.shape)
     return sinusoids * (places >= 0)[..., None]

@@ -27,9 +27,17 @@ class UniVid:
     info: dict[str, str] = field(default_factory=dict)
 
     def denoiser(self, dtype: torch.dtype = torch.float32) -> Denoiser:
-        """The U-Net as (x, sigma, cond) -> x0; `dtype` is that of its weights."""
-        schedule = self.config.schedule
-        return Denoiser(self.unet, NoiseSchedule(schedule), schedule.prediction, dtype)
+        """The U-Net as (x, sigma, cond) -> x0, on the noise levels that sampling goes through.
+
+        dtype: of its weights.
+
+        Raises:
+            ValueError: a profile that starts otherwise than samplers here can.
+        """
+        config, start = self.config.schedule, self.profile.start
+        start.refuse_unused()
+        schedule = NoiseSchedule(config).until(start.timestep)
+        return Denoiser(self.unet, schedule, config.prediction, dtype)
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> "UniVid":
         """Move every part, in place."""

@@ -90,7 +90,7 @@ def generate(
     # No branch of guidance is without these two, as in the sources.
     extras = {
         "concat": concat_latents(model, image, last_image, len(prompts), (t, h, w)),
-        "fps": _fps(model, fps_number, len(prompts), device),
+        "numbers": _numbers(model, {"fps": fps_number}, len(prompts), device),
     }
     cond, uncond = (dataclasses.replace(c, **extras) for c in (cond, uncond))
     if profile.inputs.null_image == "grey":
@@ -194,9 +194,13 @@ def grey_tokens(model: UniVid) -> Tensor:
     return model.image_encoder(torch.zeros(1, 3, side, side))
 
 
-def _fps(model: UniVid, fps_number: float | None, clips: int, device: torch.device) -> Tensor | None:
-    number = model.profile.inputs.fps_number if fps_number is None else fps_number
-    return None if number is None else torch.full((clips,), float(number), device=device)
+def _numbers(
+    model: UniVid, asked: dict[str, float | None], clips: int, device: torch.device
+) -> dict[str, Tensor]:
+    """What the U-Net is told of each of its numbers, `[b]`: what was asked for, else the profile's."""
+    told = {number.name: number.value for number in model.profile.inputs.numbers}
+    told |= {name: value for name, value in asked.items() if value is not None}
+    return {name: torch.full((clips,), float(value), device=device) for name, value in told.items()}
 
 
 def _check_relatives(
@@ -218,11 +222,11 @@ def _check_relatives(
                 f"last_image must be [1 3 h w], or one for each image, got {list(last_image.shape)}."
             )
     if fps_number is not None:
-        if not unet.fps:
+        if "fps" not in unet.numbers:
             raise ValueError(f"this model was trained without fps_number, got {fps_number:g}; leave it out.")
         if not 0 < fps_number <= 1000:
             raise ValueError(f"fps_number must be above 0 and at most 1000, got {fps_number}.")
-    elif unet.fps and profile.inputs.fps_number is None:
+    elif "fps" in unet.numbers and profile.inputs.number("fps") is None:
         raise ValueError("this model needs fps_number, got none; give what it was trained with.")
 
 

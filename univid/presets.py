@@ -3,12 +3,15 @@
 import dataclasses
 
 from .config import (
+    BetaConfig,
     GuidanceProfile,
     ImageStreamConfig,
     InputProfile,
     ModelConfig,
+    PositionConfig,
     SamplingProfile,
     ScheduleConfig,
+    StartProfile,
     TemporalConfig,
     TextConfig,
     UNetConfig,
@@ -17,8 +20,8 @@ from .config import (
 )
 
 SD21_SCHEDULE = ScheduleConfig(
-    prediction="eps", beta_start=0.00085, beta_end=0.012, num_timesteps=1000, zero_terminal_snr=False,
-    x0_scale=1.0,
+    prediction="eps", betas=BetaConfig("scaled_linear", start=0.00085, end=0.012), num_timesteps=1000,
+    zero_terminal_snr=False, x0_scale=1.0,
 )  # fmt: skip
 
 PAPER = ModelConfig(
@@ -32,14 +35,14 @@ PAPER = ModelConfig(
         head_channels=64,
         context_dim=1024,
         norm_groups=32,
-        fps=False,
+        numbers=(),
         temporal=TemporalConfig(
             kind="univid",
             conv_kernels=(3, 5, 7, 9),
             segment_frames=(8, 4, 2, 1),
             attention=True,
             input_heads=None,
-            position=False,
+            position=None,
         ),
         image_stream=ImageStreamConfig(width=1280, resampler=None),
     ),
@@ -67,7 +70,7 @@ FAMILY = dataclasses.replace(
         PAPER.unet,
         temporal=TemporalConfig(
             kind="family", conv_kernels=(3, 3, 3, 3), segment_frames=(), attention=True,
-            input_heads=8, position=False,
+            input_heads=8, position=None,
         ),
         image_stream=None,
     ),
@@ -88,14 +91,14 @@ TINY = ModelConfig(
         head_channels=24,
         context_dim=64,
         norm_groups=16,
-        fps=False,
+        numbers=(),
         temporal=TemporalConfig(
             kind="univid",
             conv_kernels=(3, 5, 7, 9),
             segment_frames=(8, 4, 2, 1),
             attention=True,
             input_heads=None,
-            position=True,
+            position=PositionConfig(scale=1000.0, period=10000.0),
         ),
         image_stream=ImageStreamConfig(width=96, resampler=None),
     ),
@@ -114,8 +117,7 @@ TINY = ModelConfig(
     ),
     schedule=ScheduleConfig(
         prediction="v",
-        beta_start=0.00085,
-        beta_end=0.012,
+        betas=SD21_SCHEDULE.betas,
         num_timesteps=1000,
         zero_terminal_snr=True,
         x0_scale=1.0,
@@ -124,21 +126,22 @@ TINY = ModelConfig(
 
 PRESETS = {"paper": PAPER, "family": FAMILY, "tiny": TINY}
 
-NO_INPUTS = InputProfile(fps_number=None, fps_unit="fps", null_image="off", concat="none")
+NO_INPUTS = InputProfile(numbers=(), null_image="off", concat="none")
+FROM_NOISE = StartProfile(timestep=None, denoise=1.0, biased_noise=None)
 PROFILES = {
     "paper": SamplingProfile(
         frames=24, height=320, width=576, fps=8.0, steps=50, sampler="ddim", sigma_schedule="ddim_uniform",
-        eta=0.0, inputs=NO_INPUTS,
+        eta=0.0, inputs=NO_INPUTS, start=FROM_NOISE,
         guidance=GuidanceProfile("joint", scale=7.5, text=7.5, image=2.0, rescale=0.0),
     ),
     "family": SamplingProfile(
         frames=24, height=320, width=576, fps=8.0, steps=50, sampler="ddim", sigma_schedule="ddim_uniform",
-        eta=0.0, inputs=NO_INPUTS,
+        eta=0.0, inputs=NO_INPUTS, start=FROM_NOISE,
         guidance=GuidanceProfile("joint", scale=9.0, text=9.0, image=1.0, rescale=0.0),
     ),
     "tiny": SamplingProfile(
         frames=12, height=64, width=64, fps=8.0, steps=10, sampler="dpmpp_2m", sigma_schedule="sgm_uniform",
-        eta=0.0, inputs=NO_INPUTS,
+        eta=0.0, inputs=NO_INPUTS, start=FROM_NOISE,
         guidance=GuidanceProfile("joint", scale=3.0, text=3.0, image=2.0, rescale=0.0),
     ),
 }  # fmt: skip

@@ -101,11 +101,9 @@ class UNet(nn.Module):
         self.place_scale = (
             make.Linear(channels, config.context_dim, bias=False) if temporal.position else None
         )
-        self.fps_embedding = (
-            nn.Sequential(make.Linear(channels, embedding), nn.SiLU(), make.Linear(embedding, embedding))
-            if config.fps
-            else None
-        )
+        for name in config.numbers:  # in the state dict: fps_embedding.0.weight and so on
+            layers = make.Linear(channels, embedding), nn.SiLU(), make.Linear(embedding, embedding)
+            setattr(self, f"{name}_embedding", nn.Sequential(*layers))
         self.image_projection = (
             build_image_projection(make, stream, config.context_dim) if stream is not None else None
         )
@@ -166,7 +164,7 @@ class UNet(nn.Module):
 
         Args:
             x: noisy latents `[b c t h w]`. timesteps: `[b]`.
-            cond: text and image tokens, modality weights, concat latents, fps.
+            cond: text and image tokens, modality weights, concat latents, numbers.
             reference_frames: frame indices for PSTAttn-f by level, {f: indices}; a level left out takes the
                 centre of each segment.
             streams: whether the streams of text and image run; None = those with a weight other than 0
@@ -176,7 +174,7 @@ class UNet(nn.Module):
 
         Raises:
             ValueError: conditions for other clips or frames than x has, an image weight without image tokens,
-                other input channels, or a level, an fps or an image stream that the network does not have.
+                other input channels, or a level, a number or an image stream that the network does not have.
         """
         frames = x.shape[2]
         hook = hook or Hook()
@@ -211,6 +209,10 @@ class UNet(nn.Module):
             layer for block in (*self.input_blocks, self.middle_block, *self.output_blocks) for layer in block
         ]
 
+    def number_embedding(self, name: str) -> nn.Sequential:
+        """The layers that embed one of the config's numbers."""
+        return getattr(self, f"{name}_embedding")
+
     def _context(
         self,
         x: Tensor,
@@ -226,11 +228,11 @@ class UNet(nn.Module):
             raise ValueError(
                 f"expected conditions for {clips} clips of {frames} frames, as x has, got {shape}."
             )
-        if (cond.fps is None) == self.config.fps:
-            given_fps = "none" if cond.fps is None else f"{cond.fps.tolist()}"
+        if set(cond.numbers) != set(self.config.numbers):
+            known, told = (", ".join(sorted(n)) or "none" for n in (self.config.numbers, cond.numbers))
             raise ValueError(
-                f"expected {'an' if self.config.fps else 'no'} fps for this model, got {given_fps}; "
-                f"{'set' if self.config.fps else 'leave out'} the conditioning's fps."
+                f"expected a conditioning with the numbers that this model is told ({known}), got {told}; "
+                "give these and no others."
             )
         for name, levels in (("level_weights", cond.level_weights), ("reference_frames", given)):
             if unknown := sorted(set(levels) - set(self.config.factors)):
@@ -239,15 +241,17 @@ class UNet(nn.Module):
         text_on, image_on = streams or (weights != 0).flatten(0, 1).any(0).tolist()
         channels = self.config.model_channels
         embedding = self.time_embed(timestep_embedding(timesteps, channels).to(x.dtype))
-        if self.fps_embedding is not None:
-            embedding = embedding + self.fps_embedding(timestep_embedding(cond.fps, channels).to(x.dtype))
+        for name in self.config.numbers:
+            number = timestep_embedding(cond.numbers[name], channels).to(x.dtype)
+            embedding = embedding + self.number_embedding(name)(number)
         places = even_places(frames).expand(clips, -1) if cond.places is None else cond.places
         places = places.to(x.device)
         text = cond.text
         if self.place_scale is not None:
             # What "moves left" means for a frame depends on the frame's place in the clip, and on nothing but
             # the two together, so here they meet as a product.
-            scale = 1 + self.place_scale(place_embedding(places, channels).to(x.dtype))  # [b t d]
+            where = place_embedding(places, channels, self.config.temporal.position)
+            scale = 1 + self.place_scale(where.to(x.dtype))  # [b t d]
             text = (text if text.dim() == 4 else text[:, None]) * scale[:, :, None]
         references = {
             factor: torch.as_tensor(

@@ -8,18 +8,19 @@ import torch
 from torch import Tensor
 
 from ...univid import curves
+from ...univid.config import NUMBERS
 
 IMAGE = "univid_image"  # image tokens [1|t m d]; zeros where there is no picture
 HAS_IMAGE = "univid_has_image"  # bool
 WEIGHTS = "univid_weights"  # (lambda_t, lambda_v), float32 [1|t S 2]: S points of the sampling's progress
 NULL = "univid_null_image"  # tokens [1 m d] of a grey picture, where there is a picture
-FPS = "univid_fps"  # float, what a model with an fps embedding is told; in model_conds [1 1]
+NUMBER = {name: f"univid_{name}" for name in NUMBERS}  # float, what a model is told; in model_conds [1 1]
 FIRST, LAST = "univid_first", "univid_last"  # latents [1 c h w] of the first frame and the last, unscaled
 CONCAT = "univid_concat"  # in model_conds: latents joined to the input, [t c h w]
 PLACES = "univid_places"  # in model_conds: where in the clip each frame is, [t 1]
 SHARED = "univid_shared"  # in model_conds: 1 where all frames share (text, image tokens), [1 2]
 
-MODEL_CONDS = ("c_crossattn", IMAGE, WEIGHTS, PLACES, SHARED, NULL, FPS, CONCAT)
+MODEL_CONDS = ("c_crossattn", IMAGE, WEIGHTS, PLACES, SHARED, NULL, *NUMBER.values(), CONCAT)
 
 
 def with_weights(conditioning: list, weights: Tensor) -> list:

@@ -28,7 +28,7 @@ from . import conditioning as keys
 from .patches import HostAttention, HostHook, Notices, check_windows
 from .preview import OwnPreviewer
 from .relatives import shared_conds
-from .schedule import scaled_sampling
+from .schedule import own_sampling, sampling_settings
 from .weights import AUTO, Weights, open_checkpoint
 
 REFERENCES = "univid_reference_frames"  # transformer option: {f: number of reference frames}
@@ -74,13 +74,12 @@ class HostUNet(UNet):
         univid_weights: Tensor,
         univid_shared: Tensor,
         univid_places: Tensor,
-        univid_fps: Tensor | None = None,
         univid_null_image: Tensor | None = None,
         univid_concat: Tensor | None = None,
-        **_,
+        **more: Tensor,
     ) -> Tensor:
         """x, concat `[(b t) c h w]`; context, image, null image `[(b t) n d]`; weights `[(b t) S 2]`; shared
-        `[(b t) 2]`; places, fps `[(b t) 1]`.
+        `[(b t) 2]`; places, and `more`, the numbers, `[(b t) 1]`.
         """
         clips = len(transformer_options["cond_or_uncond"])
         frames = x.shape[0] // clips
@@ -100,7 +99,7 @@ class HostUNet(UNet):
             concat=None
             if univid_concat is None
             else rearrange(univid_concat, "(b t) c h w -> b c t h w", b=clips),
-            fps=None if univid_fps is None else univid_fps[::frames, 0],
+            numbers={name: more[keys.NUMBER[name]][::frames, 0] for name in self.config.numbers},
         )
         if univid_null_image is not None:
             cond = with_null_image(cond, univid_null_image[:1])
@@ -143,12 +142,7 @@ class Config(comfy.supported_models_base.BASE):
             }
         )
         self.unet_config["num_head_channels"] = unet.head_channels
-        self.sampling_settings = {
-            "linear_start": config.schedule.beta_start,
-            "linear_end": config.schedule.beta_end,
-            "timesteps": config.schedule.num_timesteps,
-            "zsnr": config.schedule.zero_terminal_snr,
-        }
+        self.sampling_settings = sampling_settings(config.schedule)
         if config.vae is not None:
             self.latent_format.scale_factor = config.vae.scale
 
@@ -158,7 +152,7 @@ class UniVidModel(comfy.model_base.BaseModel):
 
     def __init__(self, config: ModelConfig, profile: SamplingProfile, host_config: Config, device=None):
         super().__init__(host_config, MODEL_TYPES[config.schedule.prediction], device, unet_model=HostUNet)
-        self.model_sampling = scaled_sampling(self.model_sampling, config.schedule)
+        self.model_sampling = own_sampling(self.model_sampling, config.schedule, profile.start.timestep)
         self.univid_config, self.univid_profile = config, profile
         self.univid_previewer = None
 
@@ -167,6 +161,7 @@ class UniVidModel(comfy.model_base.BaseModel):
 
         Then what the relatives take: fps, a null image, concat latents.
         """
+        self.univid_profile.start.refuse_unused()
         text, noise = kwargs.get("cross_attn"), kwargs["noise"]
         frames = self.check_latents(noise)
         check_windows(self.current_patcher)

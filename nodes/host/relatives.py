@@ -26,7 +26,7 @@ def shared_inputs(
     """
     if not 0 <= fps_number <= 1000:
         raise ValueError(f"fps_number must be from 0 (the model's own) to 1000, got {fps_number}.")
-    extras = {keys.FPS: float(fps_number)} if fps_number else {}
+    extras = {keys.NUMBER["fps"]: float(fps_number)} if fps_number else {}
     given = {"vae": vae, "latent": latent, "image": image}
     missing = [name for name, value in given.items() if value is None]
     if vae is None and latent is None and last_image is None:
@@ -46,7 +46,7 @@ def shared_inputs(
 def shared_conds(
     config: ModelConfig, profile: SamplingProfile, scale: float, noise: Tensor, given: dict
 ) -> dict:
-    """The model conds of fps, null image and concat latents, for those that the model has.
+    """The model conds of numbers, null image and concat latents, for those that the model has.
 
     scale: of the host's latents to the model's. noise: `[t c h w]`. given: what a conditioning carries.
 
@@ -54,16 +54,19 @@ def shared_conds(
         ValueError: something that the model needs is missing, or it has no place for what is given.
     """
     conds = {}
-    if not config.unet.fps and keys.FPS in given:
-        raise ValueError(
-            f"this model was trained without fps_number, got {given[keys.FPS]:g}; set it to 0 in Encode "
-            "Dual Prompt."
-        )
-    if config.unet.fps:
-        number = given.get(keys.FPS, profile.inputs.fps_number)
-        if number is None:
-            raise ValueError("this model needs fps_number, got none; set it in Encode Dual Prompt.")
-        conds[keys.FPS] = comfy.conds.CONDRegular(torch.tensor([[number]]))
+    for name, key in keys.NUMBER.items():
+        known = profile.inputs.number(name)
+        if name not in config.unet.numbers:
+            if key in given:
+                raise ValueError(
+                    f"this model was trained without {name}_number, got {given[key]:g}; set it to 0 in "
+                    "Encode Dual Prompt."
+                )
+        elif key in given or known is not None:
+            value = given[key] if key in given else known.value
+            conds[key] = comfy.conds.CONDRegular(torch.tensor([[value]]))
+        else:
+            raise ValueError(f"this model needs {name}_number, got none; set it in Encode Dual Prompt.")
     if profile.inputs.null_image == "grey":
         if given.get(keys.NULL) is None:
             raise ValueError(

@@ -1,6 +1,7 @@
-"""The noise schedule of models that were trained on s x0, with a factor s that falls along the timesteps.
+"""A checkpoint's noise schedule as the host's sampling: its betas, factor of x0 and start.
 
-For the host's sampling classes s x0 is the video, so they are asked about s x and s sigma.
+For models trained on s x0, with a factor s that falls along the timesteps, s x0 is the video for the
+host's sampling classes, so they are asked about s x and s sigma.
 """
 
 import torch
@@ -10,13 +11,34 @@ from torch import Tensor
 from ...univid.config import ScheduleConfig
 from ...univid.diffusion import NoiseSchedule
 
+BETA_SCHEDULES = {"scaled_linear": "linear", "squaredcos_cap_v2": "cosine"}  # the host's names
 
-def scaled_sampling(sampling: torch.nn.Module, config: ScheduleConfig) -> torch.nn.Module:
-    """The host's model sampling of a model (eps or v), for its factor of x0."""
-    if config.x0_scale == 1:
-        return sampling
-    schedule = NoiseSchedule(config)
 
+def sampling_settings(config: ScheduleConfig) -> dict:
+    """What the host's sampling classes ask a model's config about its schedule."""
+    ends = {"linear_start": config.betas.start, "linear_end": config.betas.end}
+    return {
+        "beta_schedule": BETA_SCHEDULES[config.betas.name],
+        "timesteps": config.num_timesteps,
+        "zsnr": config.zero_terminal_snr,
+        **{name: value for name, value in ends.items() if value is not None},
+    }
+
+
+def own_sampling(sampling: torch.nn.Module, config: ScheduleConfig, first: int | None) -> torch.nn.Module:
+    """The host's model sampling (eps or v) for a model's factor of x0, and up to where its sampling starts.
+
+    first: timestep of the largest sigma, as the host's schedulers, samplers and starting noise see it, and of
+        percent 0 in conditionings' ranges; None = the last.
+    """
+    if config.x0_scale != 1:
+        _scale(sampling, NoiseSchedule(config).until(first))
+    elif first is not None:
+        sampling.set_sigmas(sampling.sigmas[: first + 1])
+    return sampling if first is None else _with_percents(sampling)
+
+
+def _scale(sampling: torch.nn.Module, schedule: NoiseSchedule) -> None:
     class ScaledSampling(type(sampling)):
         def x0_scale(self, sigma: Tensor) -> Tensor:
             return schedule.x0_scale(sigma)
@@ -35,6 +57,17 @@ def scaled_sampling(sampling: torch.nn.Module, config: ScheduleConfig) -> torch.
 
     sampling.__class__ = ScaledSampling
     sampling.set_sigmas(schedule.sigmas)
+
+
+def _with_percents(sampling: torch.nn.Module) -> torch.nn.Module:
+    class ShortSampling(type(sampling)):
+        def percent_to_sigma(self, percent: float) -> float:
+            """Percents are of the table, where the host's class counts on 1,000 entries."""
+            if not 0 < percent < 1:
+                return super().percent_to_sigma(percent)
+            return self.sigma(torch.tensor((1 - percent) * (len(self.sigmas) - 1))).item()
+
+    sampling.__class__ = ShortSampling
     return sampling
 
 

@@ -6,10 +6,13 @@ from pathlib import Path
 import torch
 
 
-def write(folder: Path, model_channels: int = 16, zero_terminal_snr: bool = False) -> Path:
+def write(
+    folder: Path, model_channels: int = 16, zero_terminal_snr: bool = False, first: int | None = None
+) -> Path:
     """A file with nothing but a U-Net of Stable Diffusion's layout, every weight at random.
 
-    Text tokens have width 24, image tokens 20, and frames know their place in the clip.
+    Text tokens have width 24, image tokens 20, and frames know their place in the clip. Sampling starts at
+    the timestep `first`; None = the last.
     """
     from univid_pack.univid import presets
     from univid_pack.univid.checkpoints.native import meta_modules, save
@@ -28,6 +31,8 @@ def write(folder: Path, model_channels: int = 16, zero_terminal_snr: bool = Fals
     for parameter in parts["unet"].to_empty(device="cpu").parameters():
         fan_in = parameter[0].numel() if parameter.dim() > 1 else 100
         parameter.data.normal_(std=fan_in**-0.5, generator=generator)
-    file = folder / f"random-{model_channels}-{zero_terminal_snr}.safetensors"
-    save(file, UniVid(small, presets.PROFILES["tiny"], info={}, **parts))
+    start = dataclasses.replace(presets.FROM_NOISE, timestep=first)
+    profile = dataclasses.replace(presets.PROFILES["tiny"], start=start)
+    file = folder / f"random-{model_channels}-{zero_terminal_snr}-{first}.safetensors"
+    save(file, UniVid(small, profile, info={}, **parts))
     return file

@@ -37,7 +37,7 @@ def test_a_relative_s_file_is_what_import_writes(pack, golden, tmp_path, caplog)
     assert not weights.holds("vae") and not weights.holds("text_encoder")
     with caplog.at_level(logging.WARNING):
         model = load_model(source, "fp32")
-    assert profile_of(model).inputs.fps_number == 28.0 and model.model.model_sampling is not None
+    assert profile_of(model).inputs.number("fps").value == 28.0 and model.model.model_sampling is not None
     assert "untrained" not in caplog.text
     loaded = model.model.diffusion_model.state_dict()
     assert all(torch.equal(loaded[key], state[key]) for key in state)

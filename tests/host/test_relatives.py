@@ -21,7 +21,7 @@ def inference():
 
 def configs(kind):
     """ModelConfig and SamplingProfile of a kind, with the built-in model's small towers and VAE."""
-    from univid_pack.univid.config import ImageStreamConfig, InputProfile, ResamplerConfig
+    from univid_pack.univid.config import ImageStreamConfig, InputProfile, NumberInput, ResamplerConfig
     from univid_pack.univid.presets import FAMILY, PROFILES, TINY
 
     pictures = kind not in ("modelscope", "videocrafter2")
@@ -31,7 +31,8 @@ def configs(kind):
     )
     unet = dataclasses.replace(
         FAMILY.unet, model_channels=16, channel_mult=(1, 2, 2, 2), num_res_blocks=1, head_channels=8,
-        context_dim=64, norm_groups=8, in_channels=8 if dynamic else 4, fps=kind != "modelscope",
+        context_dim=64, norm_groups=8, in_channels=8 if dynamic else 4,
+        numbers=() if kind == "modelscope" else ("fps",),
         image_stream=ImageStreamConfig(TINY.vision.width, resampler) if pictures else None,
     )  # fmt: skip
     schedule = dataclasses.replace(
@@ -42,7 +43,8 @@ def configs(kind):
         PROFILES["family"], frames=FRAMES, height=SIZE, width=SIZE, steps=STEPS,
         sigma_schedule="simple" if dynamic else "ddim_uniform", eta=0.0 if kind == "modelscope" else 1.0,
         inputs=InputProfile(
-            fps_number=24.0 if unet.fps else None, fps_unit="fps", null_image="grey" if pictures else "off",
+            numbers=tuple(NumberInput(name, 24.0, "fps") for name in unet.numbers),
+            null_image="grey" if pictures else "off",
             concat={"dynamicrafter": "first", "interpolation": "ends"}.get(kind, "none"),
         ),
     )  # fmt: skip
@@ -232,7 +234,7 @@ def test_context_windows_slice_what_is_per_frame(loaded):
     conds = loaded["interpolation"][0].model.extra_conds(cross_attn=text, noise=latent["samples"], **extras)
     assert set(conds) == set(keys.MODEL_CONDS)
     assert conds[keys.CONCAT].cond.shape == (FRAMES, 4, SIZE // 8, SIZE // 8)
-    assert (conds[keys.CONCAT].cond[1:-1] == 0).all() and conds[keys.FPS].cond.tolist() == [[24.0]]
+    assert (conds[keys.CONCAT].cond[1:-1] == 0).all() and conds[keys.NUMBER["fps"]].cond.tolist() == [[24.0]]
 
     window = IndexListContextWindow([1, 2], dim=0, total_frames=FRAMES)
     for key, value in conds.items():

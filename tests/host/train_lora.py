@@ -31,7 +31,7 @@ def train(base: str, parts: str, out: str) -> None:
             image=None if stream is None else randn(1, 65, stream.width),
             weights=torch.tensor([[1.0, 0.0 if stream is None else 1.0]]),
             concat=randn(1, extra, 4, 8, 8) if extra else None,
-            fps=torch.tensor([24.0]) if unet.config.fps else None,
+            numbers={name: torch.tensor([24.0]) for name in unet.config.numbers},
         )
         loss = (unet(randn(1, 4, 4, 8, 8), torch.tensor([500]), cond) - randn(1, 4, 4, 8, 8)).square().mean()
         optimizer.zero_grad()

@@ -111,7 +111,7 @@ class Workload:
             image=torch.empty(clips, *self.image_shape, device="meta") if self.shows_picture else None,
             # The network asks which streams are on, so these have contents.
             weights=torch.tensor([[1.0, float(self.shows_picture)]]).expand(clips, -1),
-            fps=torch.empty(clips, device="meta") if config.fps else None,
+            numbers={name: torch.empty(clips, device="meta") for name in config.numbers},
         )
         timesteps = torch.empty(clips, dtype=torch.long, device="meta")
 

@@ -20,11 +20,12 @@ class Builder:
 
     def __init__(self, model: UniVid, encoders: Encoders, fps: float):
         self.inputs, self.encoders = model.profile.inputs, encoders
-        # An embedding that counts the source's frames between two of the clip, which nobody knows here, is
-        # told what it is told in sampling.
-        self.fps = None
-        if model.config.unet.fps:
-            self.fps = fps if self.inputs.fps_unit == "fps" else self.inputs.fps_number
+        self.numbers = {name: self._number(name, fps) for name in model.config.unet.numbers}
+
+    def _number(self, name: str, fps: float) -> float:
+        """What the data say of a number; what nobody knows of them, such as a stride, as in sampling."""
+        known = self.inputs.number(name)
+        return fps if name == "fps" and (known is None or known.unit == "fps") else known.value
 
     def streams(self, modes: Sequence[Mode]) -> Streams:
         """Which streams samples of these modes need."""
@@ -51,7 +52,10 @@ class Builder:
             image=self._image(examples) if streams[1] else None,
             weights=torch.tensor([mode[1] for mode in modes], device=device),
             concat=self._concat(latents),
-            fps=None if self.fps is None else torch.full((len(examples),), float(self.fps), device=device),
+            numbers={
+                name: torch.full((len(examples),), float(value), device=device)
+                for name, value in self.numbers.items()
+            },
         )
         null = self.encoders.null_image()
         return cond if null is None else with_null_image(cond, null)

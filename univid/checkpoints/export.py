@@ -62,8 +62,8 @@ def _problem(unet: UNetConfig) -> str | None:
         return "is extended with longer kernels and PSTAttn"
     if unet.image_stream is not None:
         return "has an image stream"
-    if unet.fps:
-        return "has an fps embedding"
+    if unet.numbers:
+        return f"has an embedding of {' and '.join(unet.numbers)}"
     if temporal.input_heads != INPUT_HEADS:
         return f"has {temporal.input_heads} heads behind its first layer"
     return None

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..config import ModelConfig, ScheduleConfig
+from ..config import BETAS, BetaConfig, ModelConfig, ScheduleConfig
 from . import names, shapes, stream
 from .origins import Origin
 
@@ -159,16 +159,23 @@ def diffusers_schedule(folder: Path, trained: ScheduleConfig, prediction: str | 
         raise ValueError(
             "has no scheduler/scheduler_config.json with a prediction_type; give prediction 'eps' or 'v'."
         )
-    if config.get("beta_schedule", "scaled_linear") != "scaled_linear":
-        raise ValueError(f"has the noise schedule {config['beta_schedule']}, not scaled_linear.")
     return replace(
         trained,
         prediction=prediction,
-        beta_start=config.get("beta_start", trained.beta_start),
-        beta_end=config.get("beta_end", trained.beta_end),
+        betas=_betas(config, trained.betas),
         num_timesteps=config.get("num_train_timesteps", trained.num_timesteps),
         zero_terminal_snr=config.get("rescale_betas_zero_snr", False),
     )
+
+
+def _betas(config: dict, trained: BetaConfig) -> BetaConfig:
+    """The betas of a scheduler's config of diffusers, whose names ours are."""
+    name = config.get("beta_schedule", trained.name)
+    if name not in BETAS:
+        raise ValueError(f"has the noise schedule {name}, not {' or '.join(BETAS)}.")
+    if name != "scaled_linear":
+        return BetaConfig(name, None, None)
+    return BetaConfig(name, config.get("beta_start", trained.start), config.get("beta_end", trained.end))
 
 
 def weights_file(folder: Path) -> Path:

@@ -17,7 +17,7 @@ UNET_PARTS = {
     "PSTAttn": r".*\.(norm_pst|pst_attn)\..*",
     "temporal stacks": r".*\.temporal_stack\..*",
     "TemAttn": r".*\.temporal\..*|input_blocks\.0\.1\..*",
-    "fps embedding": r"fps_embedding\..*",
+    "number embeddings": r"\w+_embedding\..*",
     "image keys and values": r".*\.to_[kv]_image\..*",
     "image projection": r"image_projection\..*",
     "trunk": r".*",

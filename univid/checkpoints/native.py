@@ -12,11 +12,12 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ..config import FORMAT_VERSION, ModelConfig, SamplingProfile, from_json, to_json
+from ..config import ModelConfig, SamplingProfile, check_start, from_json, to_json
 from ..encoders import ImageEncoder, TextEncoder
 from ..model import UniVid
 from ..unet import UNet
 from ..vae import Autoencoder
+from ..versions import FORMAT_VERSION
 from . import kinds, stream
 from .names import listed
 
@@ -154,12 +155,14 @@ def parse_header(metadata: Mapping[str, str]) -> tuple[ModelConfig, SamplingProf
     """Config, sampling profile and the other metadata out of `header`'s strings, of any known version.
 
     Raises:
-        ValueError: JSON that does not fit.
+        ValueError: JSON that does not fit, or a profile that does not fit the config.
     """
     info = {key: text for key, text in metadata.items() if key not in ("format", "format_version")}
     version = int(metadata["format_version"])
     config = from_json(ModelConfig, info.pop("config", ""), version)
-    return config, from_json(SamplingProfile, info.pop("profile", ""), version), info
+    profile = from_json(SamplingProfile, info.pop("profile", ""), version)
+    check_start(config, profile)
+    return config, profile, info
 
 
 def build_meta(reader: stream.Reader, config: ModelConfig) -> dict[str, nn.Module]:

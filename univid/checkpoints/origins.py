@@ -8,7 +8,7 @@ source has the last word.
 import dataclasses
 from dataclasses import dataclass
 
-from ..config import GuidanceProfile, InputProfile, SamplingProfile, ScheduleConfig
+from ..config import GuidanceProfile, InputProfile, NumberInput, SamplingProfile, ScheduleConfig
 from ..presets import NO_INPUTS, PROFILES, SD21_SCHEDULE
 
 
@@ -41,19 +41,23 @@ def _schedule(x0_scale: float, prediction: str = "eps") -> ScheduleConfig:
     )
 
 
-INPUTS = {field.name for field in dataclasses.fields(InputProfile)}
+INPUTS = {field.name for field in dataclasses.fields(InputProfile)} - {"numbers"}
 
 
 def _profile(
-    frames: int, height: int, width: int, scale: float, rescale: float = 0.0, **fields
-) -> SamplingProfile:
+    frames: int, height: int, width: int, scale: float, rescale: float = 0.0, fps_number: float | None = None,
+    fps_unit: str = "fps", **fields,
+) -> SamplingProfile:  # fmt: skip
+    numbers = () if fps_number is None else (NumberInput("fps", fps_number, fps_unit),)
     return dataclasses.replace(
         PROFILES["family"],
         frames=frames,
         height=height,
         width=width,
         guidance=GuidanceProfile("joint", scale, text=scale, image=scale, rescale=rescale),
-        inputs=dataclasses.replace(NO_INPUTS, **{k: v for k, v in fields.items() if k in INPUTS}),
+        inputs=dataclasses.replace(
+            NO_INPUTS, numbers=numbers, **{k: v for k, v in fields.items() if k in INPUTS}
+        ),
         **{k: v for k, v in fields.items() if k not in INPUTS},
     )
 

@@ -19,7 +19,7 @@ NO_TIME = TemporalConfig(
     segment_frames=(),
     attention=False,
     input_heads=None,
-    position=False,
+    position=None,
 )
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -92,7 +92,7 @@ def family_temporal(trunk: UNetConfig, input_width: int) -> TemporalConfig:
         segment_frames=(),
         attention=True,
         input_heads=_heads(input_width, trunk.head_channels),
-        position=False,
+        position=None,
     )
 
 

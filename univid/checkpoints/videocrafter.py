@@ -34,7 +34,7 @@ def open_file(weights: Weights, asked: Asked) -> Foreign:
         resampler = shapes.resampler(image, asked.head_channels, per_frame=trunk.in_channels > 4)
         stream = ImageStreamConfig(width=image["proj_in.weight"][1], resampler=resampler)
     temporal = shapes.family_temporal(trunk, found["init_attn.0.proj_in.weight"][0])
-    unet = dataclasses.replace(trunk, fps=True, temporal=temporal, image_stream=stream)
+    unet = dataclasses.replace(trunk, numbers=("fps",), temporal=temporal, image_stream=stream)
     towers, parts = ldm_towers(weights)
     dialect = Dialect(prefix=UNET, input_temporal="init_attn.0.", down=".0.op.", fps=fps, gated=gated)
     parts = {"unet": (weights, ldm_family_unet(unet, dialect))} | parts
