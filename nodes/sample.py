@@ -51,7 +51,8 @@ class UniVidPSTSampler(io.ComfyNode):
                 *guidance_inputs(),
                 io.Float.Input(
                     "denoise", default=1.0, min=0.0, max=1.0, step=0.01, advanced=True,
-                    tooltip="1 = a new clip; with less, that much more of the latent stays.",
+                    tooltip="1 = a new clip; with less, that much more of the latent stays, and curves "
+                    "over the steps start where the noise does.",
                 ),
                 io.Float.Input(
                     "eta", default=-1.0, min=-1.0, max=1.0, step=0.05, optional=True, advanced=True,

@@ -28,7 +28,7 @@ class UniVidModalityWeights(io.ComfyNode):
                 f"of {modality}_over_frames.",
             )  # fmt: skip
 
-        a_frame, a_step = " with one value a frame", ", spread from the first step to the last"
+        a_frame, a_step = " with one value a frame", ", spread from all noise to none left"
         return io.Schema(
             node_id="UniVidModalityWeights",
             display_name="Set Modality Weights",
@@ -54,8 +54,8 @@ class UniVidModalityWeights(io.ComfyNode):
                 ),
                 over("text_over_frames", "text", "frames", a_frame),
                 over("image_over_frames", "image", "frames", a_frame),
-                over("text_over_steps", "text", "sampling steps", a_step),
-                over("image_over_steps", "image", "sampling steps", a_step),
+                over("text_over_steps", "text", "steps, by their noise levels", a_step),
+                over("image_over_steps", "image", "steps, by their noise levels", a_step),
                 listed("text_list", "text"),
                 listed("image_list", "image"),
             ],

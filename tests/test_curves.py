@@ -17,6 +17,9 @@ from univid.curves import (
     progress,
     resample,
 )
+from univid.diffusion import NoiseSchedule
+from univid.presets import TINY
+from univid.samplers import SAMPLERS, SIGMA_SCHEDULES, sigma_schedule
 
 
 @pytest.mark.parametrize(
@@ -132,12 +135,16 @@ def test_a_bad_weight_is_refused(value):
 def test_weights_at_a_progress():
     ramp = modality_weights(Weight(1, Curve(), parse("0..1")), Weight(0.3))
     for p in (0.0, 0.123, 0.5, 0.999, 1.0):
-        text, image = at_progress(ramp, p)[0]
+        text, image = at_progress(ramp, torch.tensor(p))[0]
         assert text == pytest.approx(p, abs=1e-6)
         assert image == torch.tensor(0.3)
-    assert at_progress(ramp, 1.5).equal(ramp[:, -1]) and at_progress(ramp, -1).equal(ramp[:, 0])
+    rows = at_progress(ramp.expand(3, -1, -1), torch.tensor([0.0, 0.25, 1.0]))  # each row at its own
+    torch.testing.assert_close(rows[:, 0], torch.tensor([0.0, 0.25, 1.0]))
     constant = modality_weights(Weight(0.3), Weight(0.7))
-    assert at_progress(constant, 0.4).equal(constant[:, 0])
+    for kept in (constant, constant.bfloat16()):
+        assert at_progress(kept, torch.tensor(0.4)).equal(kept[:, 0].float())
+    narrow = at_progress(ramp.bfloat16(), torch.tensor(0.9))  # the place itself is not rounded to 8 bits
+    assert narrow[0, 0] == pytest.approx(0.9, abs=4e-3)
 
 
 def test_resampling_gives_every_run_the_same_shape():
@@ -150,8 +157,47 @@ def test_resampling_gives_every_run_the_same_shape():
     torch.testing.assert_close(resample(ramp, 5)[0, :, 1], torch.linspace(1, 0, 5))
 
 
-def test_progress_counts_the_steps():
-    sigmas = [14.0, 8.0, 4.0, 1.0, 0.0]
-    assert [progress(sigmas, s) for s in sigmas] == pytest.approx([0, 1 / 3, 2 / 3, 1, 1])
-    assert progress(sigmas, 6.0) == pytest.approx(0.5)  # the second call of a Heun step
-    assert progress(sigmas, 20.0) == 0 and progress([3.0, 0.0], 3.0) == 0
+SCHEDULE = NoiseSchedule(TINY.schedule).until(900)
+
+
+def place(sigma, schedule=SCHEDULE):
+    return progress(schedule.timestep(sigma), schedule.last)
+
+
+def test_progress_goes_by_the_noise_level():
+    timesteps = torch.tensor([900, 675, 450, 0])
+    assert place(SCHEDULE.sigmas[timesteps]).tolist() == [0.0, 0.25, 0.5, 1.0]
+    assert place(torch.tensor([4000.0, 1e-4])).tolist() == [0.0, 1.0]  # beyond the ends
+    for steps in (5, 50):  # whatever the steps are
+        sigmas = sigma_schedule("karras", SCHEDULE, steps)
+        assert (place(sigmas[:-1]).diff() >= 0).all() and place(sigmas[0]) == 0
+
+
+def clip_of(sigmas, x, ramp, sampler="euler"):
+    """A closed-form network that follows the picture's weight at every noise level."""
+
+    def denoise(x, sigma):
+        weight = at_progress(ramp, place(sigma))[0, 1]
+        return weight * torch.tanh(x) + (1 - weight) * torch.sin(3 * x)
+
+    return SAMPLERS[sampler](denoise, x, sigmas)
+
+
+@pytest.mark.parametrize("name", SIGMA_SCHEDULES)
+@pytest.mark.parametrize("sampler", ["euler", "heun"])
+def test_a_run_in_two_stages_is_one_run(name, sampler):
+    ramp = modality_weights(Weight(), Weight(1, Curve(), parse("1..0 ease_in")))
+    sigmas = sigma_schedule(name, SCHEDULE, 10)
+    x = sigmas[0] * torch.randn(4, 5, generator=torch.Generator().manual_seed(0))
+    whole = clip_of(sigmas, x, ramp, sampler)
+    # Heun's last step is Euler's; the first stage of a run ends above 0, where it is not the last.
+    stages = clip_of(sigmas[5:], clip_of(sigmas[:6], x, ramp, sampler), ramp, sampler)
+    assert torch.equal(whole, stages)
+    constant = modality_weights(Weight(), Weight(0.5))
+    assert (clip_of(sigmas, x, constant, sampler) - whole).abs().max() > 1e-2
+
+
+def test_with_denoise_below_1_a_curve_starts_where_the_noise_does():
+    whole = sigma_schedule("sgm_uniform", SCHEDULE, 10)
+    late = sigma_schedule("sgm_uniform", SCHEDULE, 4, denoise=0.4)
+    assert torch.equal(late, whole[-5:]) and place(late[0]) == pytest.approx(0.6, abs=1e-3)

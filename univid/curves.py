@@ -1,12 +1,14 @@
 """Modality weights that change over the frames of a clip and over the progress of sampling.
 
-A weight is a number times a curve over the frames times a curve over the sampling progress (0 = the first
-step, 1 = the last). A curve is written as text:
+A weight is a number times a curve over the frames times a curve over the sampling progress, which goes by the
+noise level: 0 = all noise, where a schedule of steps starts, 1 = none left. So steps of any spacing, a run in
+several stages and one that starts late (denoise below 1) see the same weight at the same noise. A curve is
+written as text:
 
     0.8                     a constant; empty text is the constant 1
     1..0                    from 1 to 0, evenly; 0..1..0 goes through any number of values
     1..0 ease_in_out        the same with one of the EASINGS between two values
-    1, 0.5, 0               a list: over the frames one value a frame, over the steps spread evenly and joined
+    1, 0.5, 0               a list: over the frames one value a frame, over the progress spread evenly, joined
 """
 
 import math
@@ -152,35 +154,32 @@ def modality_weights(text: Weight, image: Weight, frames: int | None = None) -> 
     return weights
 
 
-def at_progress(weights: Tensor, progress: float) -> Tensor:
-    """The weights `[t 2]` at `progress` of sampling, linear between the points of `weights` `[t s 2]`.
+def progress(timestep: Tensor, first: int) -> Tensor:
+    """How far a run is whose noise level is that of `timestep`: 0 at timestep `first`, 1 at 0; float32.
 
-    Progress outside 0..1 counts as 0 or 1; weights that do not change over the steps come back exactly.
+    first: of the schedule of steps. What is noisier counts as 0.
+    """
+    return (1 - timestep.float() / first).clamp(0, 1)
+
+
+def at_progress(weights: Tensor, progress: Tensor) -> Tensor:
+    """The weights `[t 2]` at a progress of sampling, linear between the points of `weights` `[t s 2]`.
+
+    progress: a scalar or `[t]`, in 0..1, on the device of the weights, where it stays. Weights that do not
+    change over the progress come back exactly; all are float32, whatever type a host keeps them in.
     """
     last = weights.shape[1] - 1
-    place = min(max(progress, 0.0), 1.0) * last
-    before = int(place)
-    return torch.lerp(weights[:, before], weights[:, min(before + 1, last)], place - before)
+    place = (progress.float() * last).expand(weights.shape[0])  # [t]
+    before, rows = place.long(), torch.arange(weights.shape[0], device=weights.device)
+    here, after = (weights[rows, point].float() for point in (before, (before + 1).clamp(max=last)))
+    return torch.lerp(here, after, (place - before)[:, None])
 
 
 def resample(weights: Tensor, points: int = POINTS) -> Tensor:
     """Weights `[t s 2]` at `points` points of the sampling progress: `[t points 2]`."""
     if weights.shape[1] in (1, points):
         return weights.expand(-1, points, -1)
-    return torch.stack([at_progress(weights, i / max(points - 1, 1)) for i in range(points)], 1)
-
-
-def progress(sigmas: Sequence[float], sigma: float) -> float:
-    """How far a run over descending `sigmas` is when the model is called at `sigma`: 0 first, 1 last step.
-
-    Between two steps, where samplers of second order call the model too, it is linear in sigma.
-    """
-    last = len(sigmas) - 2  # the step that begins at the last sigma but one
-    if last <= 0:
-        return 0.0
-    step = max((i for i, s in enumerate(sigmas[:-1]) if s >= sigma), default=0)
-    way = (sigmas[step] - sigma) / max(sigmas[step] - sigmas[step + 1], 1e-12)
-    return min(max(step + way, 0.0), last) / last
+    return torch.stack([at_progress(weights, at) for at in torch.linspace(0, 1, points)], 1)
 
 
 def _number(word: str, text: str) -> float:

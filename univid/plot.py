@@ -94,7 +94,7 @@ def weights_plot(weights: Tensor, height: int = 256) -> np.ndarray:
     if points > 1 or t == 1:
         lines = _lines(weights.amax(0))
         title = "Weights over the steps" if points > 1 else "Weights, the same for all frames and steps"
-        x_label = "progress of sampling"
+        x_label = "noise levels passed: 0 = all noise, 1 = none left"
         plots.append(line_plot(lines, title, x_label, "weight", (512, height), x_range=(0, 1)))
     return np.concatenate(plots, axis=1)
 

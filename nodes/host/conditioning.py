@@ -7,7 +7,6 @@ shared between nodes and cached, so nothing here changes one: every function bui
 import torch
 from torch import Tensor
 
-from ...univid import curves
 from ...univid.config import NUMBERS
 
 IMAGE = "univid_image"  # image tokens [1|t m d]; zeros where there is no picture
@@ -47,9 +46,3 @@ def weights_of(extras: dict) -> Tensor:
     if extras.get(WEIGHTS) is not None:
         return extras[WEIGHTS]
     return torch.tensor([[[1.0, float(extras.get(HAS_IMAGE, False))]]])
-
-
-def progress(transformer_options: dict, sigma: Tensor | None) -> float:
-    """How far the sampling is at `sigma`, from 0 in its first step to 1 in its last; 0 outside of one."""
-    sigmas = transformer_options.get("sample_sigmas")
-    return 0.0 if sigmas is None else curves.progress(sigmas.tolist(), sigma.max().item())

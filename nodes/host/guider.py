@@ -45,8 +45,7 @@ class UniVidGuider(comfy.samplers.CFGGuider):
             [cond for cond in self.conds[name] if _active(cond, timestep)]
             for name in ("positive", "negative")
         )
-        progress = keys.progress(options.get("transformer_options", {}), timestep)
-        has = _given(positive, progress)
+        has = _given(positive, self.inner_model.progress(timestep[:1]))
         # Another number than ours, which may be as large: CFG Override asks for plain guidance in this step.
         overridden = self.cfg is not self.own_cfg
         guidance = Joint(self.cfg, self.guidance.rescale) if overridden else self.guidance
@@ -151,9 +150,9 @@ def _active(cond: dict, timestep: Tensor) -> bool:
     return not ((start is not None and sigma > start) or (end is not None and sigma < end))
 
 
-def _given(conds: list[dict], progress: float) -> tuple[bool, bool]:
-    """Whether any frame has a text weight, and an image weight, at this point of the sampling."""
-    weights = [curves.at_progress(keys.weights_of(cond), progress) for cond in conds]
+def _given(conds: list[dict], progress: Tensor) -> tuple[bool, bool]:
+    """Whether any frame has a text weight, and an image weight, at this point of the sampling `[1]`."""
+    weights = [curves.at_progress(keys.weights_of(cond), progress.cpu()) for cond in conds]
     return tuple(any(bool((w[..., i] != 0).any()) for w in weights) for i in (0, 1))
 
 

@@ -46,11 +46,14 @@ logger = logging.getLogger(__name__)
 class HostUNet(UNet):
     """The U-Net with the host's calling convention."""
 
-    def __init__(self, *, config: UNetConfig, dtype=None, device=None, operations=None, **_sd_keys):
+    def __init__(
+        self, *, config: UNetConfig, first_timestep: int, dtype=None, device=None, operations=None, **_sd_keys
+    ):
         attention = HostAttention()
         super().__init__(config, operations=operations, attention=attention, device=device, dtype=dtype)
         self.attention, self.notices = attention, Notices()
         self.in_channels = config.in_channels  # what the host and other packs ask a network
+        self.first_timestep = first_timestep
 
     def forward(
         self, x: Tensor, timesteps: Tensor, context: Tensor, control=None, transformer_options=None, **extra
@@ -89,7 +92,7 @@ class HostUNet(UNet):
             return tokens[::frames] if shared else rearrange(tokens, "(b t) n d -> b t n d", b=clips)
 
         text_shared, image_shared = (univid_shared != 0).all(0).tolist()
-        progress = keys.progress(transformer_options, transformer_options.get("sigmas"))
+        progress = curves.progress(timesteps, self.first_timestep)
         weights = curves.at_progress(univid_weights, progress)  # [(b t) 2]
         cond = Conditioning(
             text=per_clip(context, text_shared),
@@ -122,12 +125,13 @@ class Config(comfy.supported_models_base.BASE):
 
     latent_format = comfy.latent_formats.SD15
 
-    def __init__(self, config: ModelConfig):
-        unet = config.unet
+    def __init__(self, config: ModelConfig, profile: SamplingProfile):
+        unet, schedule = config.unet, config.schedule
         depths = [int(on) for on in unet.attention_levels]
         super().__init__(
             {
                 "config": unet,
+                "first_timestep": profile.start.timestep or schedule.num_timesteps - 1,
                 "in_channels": unet.in_channels,
                 "out_channels": unet.out_channels,
                 "model_channels": unet.model_channels,
@@ -142,7 +146,7 @@ class Config(comfy.supported_models_base.BASE):
             }
         )
         self.unet_config["num_head_channels"] = unet.head_channels
-        self.sampling_settings = sampling_settings(config.schedule)
+        self.sampling_settings = sampling_settings(schedule)
         if config.vae is not None:
             self.latent_format.scale_factor = config.vae.scale
 
@@ -203,6 +207,11 @@ class UniVidModel(comfy.model_base.BaseModel):
                 self.univid_config, self.univid_profile, self.latent_format.scale_factor, noise, kwargs
             ),
         }
+
+    def progress(self, sigma: Tensor) -> Tensor:
+        """How far the sampling is at sigma, 0..1, of its shape: where it is on curves over the steps."""
+        timestep = self.model_sampling.timestep(sigma)
+        return curves.progress(timestep, self.diffusion_model.first_timestep)
 
     def resize_cond_for_context_window(
         self, cond_key, cond_value, window, x_in, device, retain_index_list=()
@@ -279,7 +288,7 @@ def load_model(path: str | Path, dtype: str = "auto", source: str = AUTO, disabl
             "will not move together; load a trained UniVid checkpoint for video.",
             Path(path).name,
         )
-    host_config = Config(weights.config)
+    host_config = Config(weights.config, weights.profile)
     device, storage = management.get_torch_device(), weights.dtype("unet")
     supported = list(host_config.supported_inference_dtypes)
     if dtype == "auto":
