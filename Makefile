@@ -4,7 +4,7 @@ PYTHON ?= python3
 PY := .venv/bin/python
 STAMP := .venv/installed
 
-.PHONY: help setup demo test test-slow test-host locales lint bench bench-host bench-training chaos train-tiny evaluate clean
+.PHONY: help setup demo test test-slow test-host locales screenshots lint bench bench-host bench-training chaos train-tiny evaluate clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' Makefile
@@ -23,6 +23,9 @@ test-slow: $(STAMP) ## the long tests, and those inside ComfyUI
 
 test-host: $(STAMP) ## the nodes in every ComfyUI found: COMFYUI_PATH, two folders up, or ~/ComfyUI*; HOSTS=ends: in two
 	@$(PY) -m tests.host
+
+screenshots: $(STAMP) ## workflows/ and their pictures anew, on the newest ComfyUI found; NAMES=control: one of them
+	@$(PY) -m tests.host screenshots $(NAMES)
 
 bench-host: $(STAMP) ## what the newest ComfyUI found adds to the library's own sampling time
 	@$(PY) -m tests.host bench

@@ -5,6 +5,7 @@ from fractions import Fraction
 from comfy_api.latest import InputImpl, Types, io
 
 from .host.decode import decode
+from .host.preview import clip_of
 
 
 class UniVidDecodeVideo(io.ComfyNode):
@@ -14,7 +15,8 @@ class UniVidDecodeVideo(io.ComfyNode):
             node_id="UniVidDecodeVideo",
             display_name="Decode Video",
             category="UniVid",
-            description="Turns a clip's latents into its frames and into a video, a few frames at a time.",
+            description="Turns a clip's latents into its frames, a few at a time, and into a video, which it "
+            "shows.",
             search_aliases=["vae decode", "vae decode video", "latent to video"],
             inputs=[
                 io.Latent.Input("samples", tooltip="The clip's latents, one batch entry a frame."),
@@ -50,4 +52,4 @@ class UniVidDecodeVideo(io.ComfyNode):
         images = decode(vae, samples["samples"], chunk)
         rate = Fraction(fps).limit_denominator(1001)  # holds 30000/1001 and what encoders can count in
         video = InputImpl.VideoFromComponents(Types.VideoComponents(images=images, frame_rate=rate))
-        return io.NodeOutput(images, video, fps)
+        return io.NodeOutput(images, video, fps, ui=clip_of(video))

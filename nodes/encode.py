@@ -6,6 +6,7 @@ from ..univid.travel import LAST_FRAME
 from .host.conditioning import extended
 from .host.prompts import encode_dual
 from .host.relatives import shared_inputs
+from .host.steering import tell_what_steers
 
 
 class UniVidEncodeDualPrompt(io.ComfyNode):
@@ -107,4 +108,6 @@ class UniVidEncodeDualPrompt(io.ComfyNode):
     ) -> io.NodeOutput:  # fmt: skip
         extras = shared_inputs(fps_number, vae, latent, image, last_image)
         pair = encode_dual(clip, clip_vision, prompt, negative, image, frames)
-        return io.NodeOutput(*(extended(conditioning, extras) for conditioning in pair))
+        positive, negative = (extended(conditioning, extras) for conditioning in pair)
+        tell_what_steers(positive, "write a prompt or connect an image")
+        return io.NodeOutput(positive, negative)

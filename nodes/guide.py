@@ -5,8 +5,10 @@ from comfy_api.latest import io
 from ..univid import guidance
 from .host.guider import UniVidGuider
 from .host.model import profile_of
+from .host.steering import tell_what_steers
 
 MODES = list(guidance.GUIDERS)
+RAISE = "raise the scale of what shall steer"
 
 
 def guidance_inputs() -> list:
@@ -80,6 +82,8 @@ class UniVidGuiderNode(io.ComfyNode):
         cls, model, positive, negative, mode, guidance_scale, text_guidance, image_guidance, rescale=0.0
     ) -> io.NodeOutput:
         profile_of(model)
-        guider = UniVidGuider(model, build(mode, guidance_scale, text_guidance, image_guidance, rescale))
+        scales = build(mode, guidance_scale, text_guidance, image_guidance, rescale)
+        tell_what_steers(positive, RAISE, scales)
+        guider = UniVidGuider(model, scales)
         guider.set_conds(positive, negative)
         return io.NodeOutput(guider)

@@ -1,10 +1,13 @@
 """PST Sampler: the whole sampling of a clip in one node."""
 
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 
-from .guide import build, guidance_inputs
+from .guide import RAISE, build, guidance_inputs
 from .host import sampling
+from .host.decode import as_image
+from .host.preview import NO_PICTURE, picture_of
 from .host.pulls import plot
+from .host.steering import tell_what_steers
 
 
 def sampling_inputs() -> list:
@@ -50,7 +53,7 @@ class UniVidPSTSampler(io.ComfyNode):
                 *sampling_inputs(),
                 *guidance_inputs(),
                 io.Float.Input(
-                    "denoise", default=1.0, min=0.0, max=1.0, step=0.01, advanced=True,
+                    "denoise", default=1.0, min=0.0, max=1.0, step=0.01,
                     tooltip="1 = a new clip; with less, that much more of the latent stays, and curves "
                     "over the steps start where the noise does.",
                 ),
@@ -78,11 +81,13 @@ class UniVidPSTSampler(io.ComfyNode):
         cls, model, positive, negative, latent, seed, steps, sampler_name, scheduler, mode, guidance_scale,
         text_guidance, image_guidance, denoise, rescale=0.0, eta=-1.0,
     ) -> io.NodeOutput:  # fmt: skip
+        guider = build(mode, guidance_scale, text_guidance, image_guidance, rescale)
+        tell_what_steers(positive, RAISE, guider)
         out, pulls = sampling.sample(
             model, positive, negative, latent,
             seed=seed, steps=steps, sampler_name=sampler_name, scheduler=scheduler, denoise=denoise, eta=eta,
-            guider=build(mode, guidance_scale, text_guidance, image_guidance, rescale),
+            guider=guider,
         )  # fmt: skip
         picture, values = plot(pulls)
-        shown = ui.PreviewImage(picture, cls=cls) if values else None
-        return io.NodeOutput(out, picture, values, ui=shown)
+        shown = picture_of(cls, picture) if values else NO_PICTURE
+        return io.NodeOutput(out, as_image(picture), values, ui=shown)

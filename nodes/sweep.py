@@ -1,13 +1,13 @@
 """Modality Sweep: how text and picture weights steer, as one labelled picture."""
 
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 
 from ..univid import curves
 from ..univid.guidance import Joint
 from ..univid.sheet import sweep_sheet
 from .host.conditioning import with_weights
 from .host.decode import as_clip, as_image, decode, spread
-from .host.preview import show
+from .host.preview import picture_of
 from .host.progress import span
 from .host.sampling import sample
 from .sample import sampling_inputs
@@ -71,14 +71,13 @@ class UniVidModalitySweep(io.ComfyNode):
                 clips.append(as_clip(decode(vae, spread(out["samples"], FRAMES_SHOWN))))
         page = sweep_sheet(
             [clips[start : start + len(columns)] for start in range(0, cells, len(columns))],
-            title="lambda_t weighs the text, lambda_v the picture",
-            row_labels=[f"lambda_t {weight:g}" for weight in rows],
-            column_labels=[f"lambda_v {weight:g}" for weight in columns],
+            title="",
+            row_labels=[f"text {weight:g}" for weight in rows],
+            column_labels=[f"picture {weight:g}" for weight in columns],
             frames_shown=FRAMES_SHOWN,
+            large_labels=True,
         )
-        sheet = as_image(page)
-        show(page)
-        return io.NodeOutput(sheet, ui=ui.PreviewImage(sheet, cls=cls))
+        return io.NodeOutput(as_image(page), ui=picture_of(cls, page))
 
 
 def _numbers(name: str, text: str) -> tuple[float, ...]:

@@ -6,6 +6,7 @@ from ..univid import curves
 from ..univid.plot import weights_plot
 from .host.conditioning import has_image, with_weights
 from .host.decode import as_image
+from .host.steering import tell_what_steers
 
 EXAMPLES = "a range 1..0, one with an easing 1..0 ease_in_out, or a list 1, 0.5, 0"
 
@@ -15,7 +16,7 @@ class UniVidModalityWeights(io.ComfyNode):
     def define_schema(cls):
         def over(name: str, modality: str, axis: str, rest: str):
             return io.String.Input(
-                name, default="", optional=True, advanced=True,
+                name, default="", optional=True, advanced=axis == "frames",
                 tooltip=f"Multiplies {modality}_weight along the {axis}: {EXAMPLES}{rest}. "
                 f"Easings: {', '.join(curves.EASINGS)}. Empty = 1.",
             )  # fmt: skip
@@ -78,9 +79,10 @@ class UniVidModalityWeights(io.ComfyNode):
         weights = curves.modality_weights(text, image, _one("frames", frames) or None)
         conditioning = _one("conditioning", conditioning)
         check_picture(conditioning, weights[..., 1].max().item(), "image_weight")
+        weighted = with_weights(conditioning, weights)
+        tell_what_steers(weighted, "raise the weight of what shall steer")
         preview = as_image(weights_plot(weights))
-        shown = ui.PreviewImage(preview, cls=cls)
-        return io.NodeOutput(with_weights(conditioning, weights), preview, ui=shown)
+        return io.NodeOutput(weighted, preview, ui=ui.PreviewImage(preview, cls=cls))
 
 
 def check_picture(conditioning: list, image_weight: float, name: str) -> None:

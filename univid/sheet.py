@@ -15,6 +15,7 @@ MARGIN, GAP, LABEL_HEIGHT = 32, 12, 26
 TITLE_SIZE, LABEL_SIZE = 24, 15
 TILE = 144  # pixels: tiny frames are enlarged to about this, big ones shrunk to at most twice of it
 SWEEP_TILE = 96
+LARGE_LABELS = 24  # a grid is this many times wider than its labels are high
 
 
 @dataclass(frozen=True)
@@ -70,35 +71,37 @@ def sweep_sheet(
     column_labels: Sequence[str],
     frames_shown: int = 4,
     reference: Tensor | None = None,
+    large_labels: bool = False,
 ) -> Image.Image:
     """Clips `[1 3 t h w]` as a grid; each cell shows `frames_shown` frames of its clip, first to last.
 
     reference: the conditioning picture `[1 3 h w]`, shown in the corner.
+    large_labels: labels that grow with the grid, so that they are read where it is shown 300 pixels wide.
     """
     strips = [[_strip(to_uint8(video), frames_shown) for video in row] for row in grid]
     width, height = strips[0][0].size
     draw = ImageDraw.Draw(Image.new("RGB", (1, 1)))
     corner = None if reference is None else Image.fromarray(to_uint8(reference.unsqueeze(2))[0])
-    side = max(
-        [draw.textlength(label, font=_font(LABEL_SIZE)) for label in row_labels]
-        + [SWEEP_TILE if corner else 0]
-    )
+    grid_width = len(column_labels) * (width + 2 * GAP) - 2 * GAP
+    size = max(LABEL_SIZE, grid_width // LARGE_LABELS) if large_labels else LABEL_SIZE
+    font, label_height = _font(size), round(size * LABEL_HEIGHT / LABEL_SIZE)
+    side = max([draw.textlength(label, font=font) for label in row_labels] + [SWEEP_TILE if corner else 0])
     left = MARGIN + round(side) + 2 * GAP
-    page_width = left + len(column_labels) * (width + 2 * GAP) - 2 * GAP + MARGIN
+    page_width = left + grid_width + MARGIN
     lines = _wrapped(title, page_width - 2 * MARGIN)
     head = SWEEP_TILE + GAP if corner else 0
     title_bottom = MARGIN + _title_height(lines)
-    top = title_bottom + max(head, LABEL_HEIGHT) + LABEL_HEIGHT // 2
+    top = title_bottom + max(head, label_height) + label_height // 2
     page = _page(page_width, top + len(strips) * (height + GAP) - GAP + MARGIN, lines)
     draw = ImageDraw.Draw(page)
     if corner:
         _place(page, _Tile(_fitted(corner, SWEEP_TILE, SWEEP_TILE), "", accent=True), MARGIN, title_bottom)
     for column, label in enumerate(column_labels):
         center = left + column * (width + 2 * GAP) + width // 2
-        draw.text((center, top - GAP), label, font=_font(LABEL_SIZE), fill=INK, anchor="ms")
+        draw.text((center, top - GAP), label, font=font, fill=INK, anchor="ms")
     for row, label in enumerate(row_labels):
         y = top + row * (height + GAP)
-        draw.text((left - 2 * GAP, y + height // 2), label, font=_font(LABEL_SIZE), fill=INK, anchor="rm")
+        draw.text((left - 2 * GAP, y + height // 2), label, font=font, fill=INK, anchor="rm")
         for column, strip in enumerate(strips[row]):
             _place(page, _Tile(strip, ""), left + column * (width + 2 * GAP), y)
     return page

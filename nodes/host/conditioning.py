@@ -11,6 +11,7 @@ from ...univid.config import NUMBERS
 
 IMAGE = "univid_image"  # image tokens [1|t m d]; zeros where there is no picture
 HAS_IMAGE = "univid_has_image"  # bool
+HAS_TEXT = "univid_has_text"  # bool: whether the prompt says anything
 WEIGHTS = "univid_weights"  # (lambda_t, lambda_v), float32 [1|t S 2]: S points of the sampling's progress
 NULL = "univid_null_image"  # tokens [1 m d] of a grey picture, where there is a picture
 NUMBER = {name: f"univid_{name}" for name in NUMBERS}  # float, what a model is told; in model_conds [1 1]

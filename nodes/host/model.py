@@ -25,6 +25,7 @@ from ...univid.layers import even_places, segment_centers
 from ...univid.unet import UNet
 from ...univid.vae import Autoencoder
 from . import conditioning as keys
+from .control import check_control
 from .patches import HostAttention, HostHook, Notices, check_windows
 from .preview import OwnPreviewer
 from .relatives import shared_conds
@@ -169,6 +170,7 @@ class UniVidModel(comfy.model_base.BaseModel):
         text, noise = kwargs.get("cross_attn"), kwargs["noise"]
         frames = self.check_latents(noise)
         check_windows(self.current_patcher)
+        check_control(kwargs.get("control"), frames)
         image, weights = kwargs.get(keys.IMAGE), keys.weights_of(kwargs)
         unet = self.univid_config.unet
         seen = unet.image_stream is not None

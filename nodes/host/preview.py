@@ -1,19 +1,30 @@
-"""Live previews: the clip as it is so far, on the node that makes it."""
+"""What a node shows: the clip as it is so far, then a picture or the clip that it made."""
 
+import logging
+import uuid
+from pathlib import Path
+
+import av
 import comfy.utils
+import folder_paths
 import latent_preview
 import numpy as np
 import torch
+from comfy.cli_args import LatentPreviewMethod, args
+from comfy_api.latest import io, ui
 from einops import rearrange
 from PIL import Image
 from torch import Tensor
 
 from ...univid.vae import Autoencoder
 from ...univid.video import to_uint8
-from .decode import spread
+from .decode import as_image, spread
 
 FRAMES_SHOWN = 4
 SIZE = 512  # pixels along the longer side
+NO_PICTURE = {"images": []}  # takes away what an earlier run left on the node
+
+logger = logging.getLogger(__name__)
 
 
 class OwnPreviewer(latent_preview.LatentPreviewer):
@@ -37,7 +48,29 @@ def previewer_of(model) -> latent_preview.LatentPreviewer | None:
     return core and (model.model.univid_previewer or core)
 
 
-def show(picture: np.ndarray | Image.Image) -> None:
-    """Leave a picture, uint8 `[h w 3]` or Pillow's, where the previews were: the interface keeps the last."""
+def picture_of(node: type[io.ComfyNode], picture: np.ndarray | Image.Image) -> dict | ui.PreviewImage:
+    """The `ui` of a node that sampled and shows a picture, uint8 `[h w 3]` or Pillow's, of what it found.
+
+    The interface keeps the last preview of a node, above its pictures or in their place. So where previews
+    are on the picture becomes the last of them, else a picture of the node: it is seen once.
+    """
     image = Image.fromarray(np.asarray(picture))
+    if args.preview_method == LatentPreviewMethod.NoPreviews:
+        return ui.PreviewImage(as_image(image), cls=node)
     comfy.utils.ProgressBar(1).update_absolute(1, 1, ("JPEG", image, max(image.size)))
+    return NO_PICTURE
+
+
+def clip_of(video) -> ui.PreviewVideo | None:
+    """The `ui` of a node that shows a VIDEO: a file in the host's temporary folder, none in its outputs.
+
+    A clip that cannot be written is only not shown: its frames are there, and may have taken hours.
+    """
+    file = Path(folder_paths.get_temp_directory(), f"univid_{uuid.uuid4().hex}.mp4")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        video.save_to(str(file))
+    except (OSError, av.FFmpegError) as error:
+        logger.warning("UniVid: the clip is decoded but cannot be shown on the node (%s)", error)
+        return None
+    return ui.PreviewVideo([ui.SavedResult(file.name, "", io.FolderType.temp)])

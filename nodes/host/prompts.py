@@ -36,7 +36,8 @@ def encode_dual(clip, clip_vision, prompt: str, negative: str, image: Tensor | N
             f"expected 1 image, or one for each of {frames} frames, got {len(image)}; pick or repeat images."
         )
     positive, negative = (_encode_prompt(clip, text, frames) for text in (prompt, negative))
-    shown, hidden = {keys.HAS_IMAGE: image is not None}, {keys.HAS_IMAGE: False}
+    has_text = any(key.prompt.strip() for key in travel.parse(prompt))
+    shown, hidden = {keys.HAS_IMAGE: image is not None, keys.HAS_TEXT: has_text}, {keys.HAS_IMAGE: False}
     if clip_vision is not None:
         _check_pair(positive[0][0].shape[-1], clip_vision)
         if image is None:

@@ -1,18 +1,15 @@
 """What PST Sampler shows of its guidance: the pulls of text and picture, step by step."""
 
 import numpy as np
-from torch import Tensor
 
 from ...univid.guidance import Pulls
 from ...univid.plot import line_plot
-from .decode import as_image
-from .preview import show
 
 SIZE = (400, 200)
 
 
-def plot(pulls: list[Pulls | None]) -> tuple[Tensor, list[float]]:
-    """The plot as IMAGE and on the node, and its numbers: text, image, cosine of the first call, ...
+def plot(pulls: list[Pulls | None]) -> tuple[np.ndarray, list[float]]:
+    """The plot, uint8 `[h w 3]`, and its numbers: text, image, cosine of the first call, of the second, ...
 
     Calls whose branches do not show the pulls are left out; in joint mode these are all.
     """
@@ -27,7 +24,5 @@ def plot(pulls: list[Pulls | None]) -> tuple[Tensor, list[float]]:
         "cosine",
         SIZE,
     )
-    picture = np.concatenate([sizes_plot, cosine_plot])
-    if shown:
-        show(picture)
-    return as_image(picture), [value for p in shown for value in (p.text, p.image, p.cosine)]
+    values = [value for p in shown for value in (p.text, p.image, p.cosine)]
+    return np.concatenate([sizes_plot, cosine_plot]), values

@@ -3,7 +3,8 @@
 HOSTS=ends leaves of several the newest and the oldest that the pack supports.
 
 On the newest of them, `python -m tests.host bench` measures instead what it adds to the library's sampling
-time, and `python -m tests.host locales [LANGUAGE]` writes the nodes' texts, see translations.py.
+time, `python -m tests.host locales [LANGUAGE]` writes the nodes' texts, see translations.py, and
+`python -m tests.host screenshots` the workflows and their pictures, see screenshots.py.
 
 COMFYUI_PATH names hosts, several separated as in PATH; COMFYUI_PYTHON the interpreter of one without a venv.
 """
@@ -18,7 +19,11 @@ from .hosts import FLOOR, find_hosts
 
 FOLDER = Path(__file__).parent
 NOTHING_COLLECTED = 5  # pytest's exit status, for instance with -k
-SCRIPTS = {"bench": "bench.py", "locales": "translations.py"}  # what runs on the newest host instead
+SCRIPTS = {  # what runs on the newest host instead
+    "bench": "bench.py",
+    "locales": "translations.py",
+    "screenshots": "screenshots.py",
+}
 
 
 def main() -> int:

@@ -75,3 +75,19 @@ def server(tmp_path_factory):
     with Server(host_here, tmp_path_factory.mktemp("server")) as running:
         prepare(running)
         yield running
+
+
+@pytest.fixture(scope="session")
+def known(server):
+    """Every node of this host: its /object_info."""
+    return server.get("/object_info")
+
+
+@pytest.fixture(scope="session")
+def browser(server, tmp_path_factory):
+    """Runs tasks on a page of the server: `browser(look, tasks)`, see browser/driver.py."""
+    from host_tests.browser.driver import Browser, find_chromium
+
+    if not find_chromium():
+        pytest.skip("needs chromium, node and npm; on Debian: apt-get install chromium nodejs npm")
+    return Browser(server, tmp_path_factory.mktemp("browser"))

@@ -26,6 +26,7 @@ SETTINGS = {  # of the browser: nothing over the canvas, and words also where it
     "LiteGraph.Canvas.MinFontSizeForLOD": 0,
 }
 ENDS = {"execution_success", "execution_error", "execution_interrupted"}
+BINARY = {1: "preview", 3: "text"}  # what the first four bytes of a message that is no JSON say
 
 
 @dataclasses.dataclass
@@ -115,9 +116,12 @@ class Server:
     def interrupt(self):
         self.post("/interrupt", {})
 
-    def run(self, graph: dict, *, on_event=None, seconds: float = 900) -> Run:
-        """Queue a graph in API format and wait for its end; `on_event(type, data)` hears what browsers do."""
-        return asyncio.run(asyncio.wait_for(self._run(graph, on_event), seconds))
+    def run(self, graph: dict, *, on_event=None, seconds: float = 900, previews: str = "latent2rgb") -> Run:
+        """Queue a graph in API format and wait for its end; `on_event(type, data)` hears what browsers do.
+
+        previews: the method, as the interface sends it along; "none" for none.
+        """
+        return asyncio.run(asyncio.wait_for(self._run(graph, on_event, previews), seconds))
 
     def file(self, item: dict) -> Path:
         """The file of an entry of a node's outputs."""
@@ -134,23 +138,23 @@ class Server:
         except OSError:
             return False
 
-    async def _run(self, graph, on_event):
+    async def _run(self, graph, on_event, previews):
         client = uuid.uuid4().hex
         async with (
             aiohttp.ClientSession() as session,
             session.ws_connect(f"{self.url}/ws?clientId={client}", max_msg_size=0) as socket_,
         ):
             # In a thread, so that a progress message that comes meanwhile is not held up.
-            status, answer = await asyncio.to_thread(
-                self.post, "/prompt", {"prompt": graph, "client_id": client}
-            )
+            queued = {"prompt": graph, "client_id": client, "extra_data": {"preview_method": previews}}
+            status, answer = await asyncio.to_thread(self.post, "/prompt", queued)
             if status != 200:
                 return Run("refused", message=json.dumps(answer))
             prompt_id, events = answer["prompt_id"], []
             async for message in socket_:
                 if message.type != aiohttp.WSMsgType.TEXT:
                     if message.type == aiohttp.WSMsgType.BINARY:
-                        events.append(("preview", message.data))
+                        kind = BINARY.get(int.from_bytes(message.data[:4], "big"), "binary")
+                        events.append((kind, message.data[4:]))
                     continue
                 event = json.loads(message.data)
                 kind, data = event["type"], event.get("data") or {}

@@ -11,24 +11,39 @@ FRAMES = 5  # what DynamiCrafter's small image projection has tokens for
 
 
 def write_all(folder):
-    """`folder`: of the models. What `import` makes of ZeroScope, and DynamiCrafter as its authors give it."""
-    write_zeroscope(folder / "univid/zeroscope_v2_576w.safetensors")
+    """`folder`: of the models. Two of them as their authors give them, and a control net that fits both."""
+    write_videocrafter(folder / "univid/videocrafter2.ckpt")
     write_dynamicrafter(folder / "univid/dynamicrafter_512.ckpt")
+    write_control_net(folder / "controlnet/control_v11p_sd21_canny.safetensors")
 
 
-def write_zeroscope(path):
-    """An imported file with ZeroScope's profile."""
+def write_videocrafter(path):
+    """The original network at a small width in its authors' layout, with towers that fit it."""
     from univid_pack.univid.checkpoints import native
-    from univid_pack.univid.checkpoints.origins import ORIGINS
-    from univid_pack.univid.presets import FAMILY, TINY
 
-    unet = dataclasses.replace(
-        FAMILY.unet, model_channels=16, channel_mult=(1, 2, 2, 2), num_res_blocks=1, head_channels=8,
-        context_dim=TINY.text.embed_dim, norm_groups=8,
-    )  # fmt: skip
-    config = dataclasses.replace(TINY, unet=unet, vision=None, schedule=ORIGINS["zeroscope"].schedule)
-    state = state_of(native, config, ("unet", "vae", "text_encoder"))
-    save_file(state, path, native.header(config, ORIGINS["zeroscope"].profile, {}))
+    golden = golden_weights()
+    shapes = golden.family_keys("videocrafter2/small")
+    state = {key: golden.golden_weight(key, shape) for key, shape in shapes.items()}
+    state |= state_of(native, with_wide_vae(), ("vae", "text_encoder"))
+    torch.save({"state_dict": state}, path)
+
+
+def write_control_net(path, channel_mult=(1, 2, 2, 2), context_dim=64):
+    """A control net of Stable Diffusion 2.1's layout, as narrow as those networks, with random weights."""
+    import comfy.cldm.cldm
+    import comfy.ops
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = comfy.cldm.cldm.ControlNet(
+            image_size=32, in_channels=4, model_channels=64, hint_channels=3, num_res_blocks=[2] * 4,
+            channel_mult=channel_mult, transformer_depth=[1] * 6 + [0] * 2, transformer_depth_middle=1,
+            num_head_channels=64, context_dim=context_dim, use_spatial_transformer=True,
+            use_linear_in_transformer=True, dtype=torch.float32, operations=comfy.ops.disable_weight_init,
+        )  # fmt: skip
+        state = {key: 0.05 * torch.randn(weight.shape) for key, weight in net.state_dict().items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file(state, path)
 
 
 def write_dynamicrafter(path):
@@ -45,14 +60,18 @@ def write_dynamicrafter(path):
         if key.endswith((".to_q.weight", ".to_kv.weight", ".to_out.weight")) and "image_proj" in key:
             shape = tuple({48: 64, 96: 128}.get(side, side) for side in shape)
         state[key] = golden.golden_weight(key, shape)
-    towers = dataclasses.replace(
-        TINY,
-        vae=dataclasses.replace(TINY.vae, channels=32, channel_mult=(1, 1, 1, 1), norm_groups=32),
-        vision=dataclasses.replace(TINY.vision, width=80, head_width=80),
-    )
+    towers = with_wide_vae(vision=dataclasses.replace(TINY.vision, width=80, head_width=80))
     state |= state_of(native, towers, ("vae", "text_encoder", "image_encoder"))
     state["scale_arr"] = torch.cat([torch.linspace(1, 0.7, 400), torch.full((1000,), 0.7)])
     torch.save({"state_dict": state}, path)
+
+
+def with_wide_vae(**changes):
+    """The built-in model's config with a VAE whose norms have the groups of Stable Diffusion's."""
+    from univid_pack.univid.presets import TINY
+
+    vae = dataclasses.replace(TINY.vae, channels=32, channel_mult=(1, 1, 1, 1), norm_groups=32)
+    return dataclasses.replace(TINY, vae=vae, **changes)
 
 
 def state_of(native, config, parts):

@@ -1,122 +1,115 @@
 """The workflows as a user meets them: dropped on the canvas of a real browser, no red node, Run, a video.
 
-`EXPORT=1 .venv/bin/python -m tests.host -k browser` writes workflows/*.json anew from graphs/*.json and
-layout.json through the newest host's frontend, and their thumbnails from what they make; of imported models,
-which random weights stand for, from the graph alone. Nothing else may write them. One of them: add
-`and NAME` behind browser.
+In the classic look on every host, and in Nodes 2.0 where that is the host's own; one page a look.
 """
 
-import json
-import os
-import shutil
-import subprocess
-import uuid
-
-import av
 import pytest
-from host_tests.harness import FOLDER, ROOT, Graph
-from host_tests.hosts import CACHE, find_hosts
-from host_tests.stand_ins import FRAMES
-from PIL import Image
+from host_tests.browser.driver import LOOKS, looks_of
+from host_tests.workflows import NAMES, SHOTS, WORKFLOWS, differences, missing_nodes, quick_values
 
 pytestmark = pytest.mark.slow
-GRAPHS = sorted(path.stem for path in (FOLDER / "graphs").glob("*.json"))
-WORKFLOWS = ROOT / "workflows"
-SHOTS = FOLDER / "screenshots"
-LAYOUT = json.loads((FOLDER / "layout.json").read_text())
-MODULES = CACHE / "browser"
-CANVAS = (80, 115, 1560, 825)  # of a screenshot, without most of what lies around and over it
-EXPORT = bool(os.environ.get("EXPORT"))
+SHOWING = {
+    "LoadImage", "LoadVideo", "PreviewImage", "SaveImage", "SaveVideo", "UniVidDecodeVideo",
+    "UniVidModalitySweep", "UniVidModalityWeights", "UniVidPSTSampler",
+}  # fmt: skip
+ZOOM = 0.6  # at which a workflow's words can be read when it opens in a window of 1600 x 1000
 
 
-@pytest.fixture(scope="module")
-def browser(server, tmp_path_factory):
-    """Runs one job of browser.mjs."""
-    found = [shutil.which(name) for name in ("chromium", "chromium-browser", "google-chrome")]
-    chromium = next(filter(None, found), None)
-    if not chromium or not shutil.which("node") or not shutil.which("npm"):
-        pytest.skip("needs chromium, node and npm; on Debian: apt-get install chromium nodejs npm")
-    if not (MODULES / "node_modules/playwright-core").exists():
-        MODULES.mkdir(parents=True, exist_ok=True)
-        subprocess.run(["npm", "install", "--prefix", MODULES, "--silent", "playwright-core"], check=True)
-    file = tmp_path_factory.mktemp("browser") / "job.json"
-
-    def run(**job):
-        file.write_text(json.dumps({"url": server.url, "chromium": chromium, "modules": str(MODULES)} | job))
-        done = subprocess.run(["node", FOLDER / "browser.mjs", file], capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout)
-
-    return run
-
-
-@pytest.mark.skipif(not EXPORT, reason="EXPORT=1 writes workflows/*.json")
-@pytest.mark.parametrize("name", GRAPHS)
-def test_export_from_the_frontend(browser, host, name):
-    if host != find_hosts()[0]:
-        pytest.skip("the newest host writes")
-    item = {"name": name, "graph": dict(Graph.named(name)), "layout": LAYOUT[name]}
-    workflow = browser(export=[item])["exported"][name]
-    workflow["id"] = str(uuid.uuid5(uuid.NAMESPACE_URL, f"univid/{name}"))  # the same in every export
-    workflow.get("extra", {}).pop("ds", None)  # so that the browser fits it into its own window
-    (WORKFLOWS / f"{name}.json").write_text(json.dumps(workflow, indent=1, ensure_ascii=False) + "\n")
-
-
-@pytest.mark.parametrize("name", GRAPHS)
-def test_workflow_in_the_browser(browser, server, host, name):
-    if name == "chain_upscale_interpolate" and "FrameInterpolate" not in server.get("/object_info"):
-        pytest.skip(f"{host} has no frame interpolation, as the workflow's note says")
+@pytest.fixture(scope="module", params=list(LOOKS))
+def seen(request, browser, known, host):
+    """What came of every workflow in one look, by name."""
+    look = request.param
+    if look not in looks_of(host):
+        pytest.skip(f"{host} is tested in the classic look alone")
+    names = [name for name in NAMES if not missing_nodes(name, known)]
     SHOTS.mkdir(exist_ok=True)
-    shot = SHOTS / f"{name}-{host.version}.png"
-    imported = name.startswith("imported_")
-    widgets = {} if EXPORT and not imported else {"steps": 2, "text_weights": "1", "image_weights": "0, 1"}
-    item = {"file": str(WORKFLOWS / f"{name}.json"), "shot": str(shot), "widgets": widgets}
-    if imported:
-        widgets |= {"width": 64, "height": 64, "frames": FRAMES}
-        item["before"] = str(graph_alone := shot.with_stem(f"{shot.stem}-before"))
-    seen = browser(drop=[item])["dropped"][name]
-    assert not seen["red"] and not seen["dialogs"], (seen["red"], seen["dialogs"])
-    assert plain(seen["prompt"]) == plain(Graph.named(name)), "export again: the frontend reads other values"
+    tasks = [
+        {
+            "do": "workflow",
+            "file": str(WORKFLOWS / f"{name}.json"),
+            "widgets": quick_values(name),
+            "opened": str(SHOTS / f"{name}-{look}-{host.version}-opened.png"),
+            "ended": str(SHOTS / f"{name}-{look}-{host.version}.png"),
+        }
+        for name in names
+    ]
+    return dict(zip(names, browser(look, tasks), strict=True))
+
+
+@pytest.fixture(params=NAMES)
+def workflow(request, seen, known, host):
+    """(name, what came of it)"""
+    if lacking := missing_nodes(request.param, known):
+        pytest.skip(f"{host} has no {', '.join(lacking)}, as the workflow's note says")
+    return request.param, seen[request.param]
+
+
+def test_it_opens_without_a_complaint_and_says_what_its_graph_says(workflow, known):
+    name, seen = workflow
+    assert not seen["red"] and not seen["dialogs"]
+    found = differences(seen["prompt"], name, known)
+    assert not found, "make screenshots: the frontend reads other values"
+
+
+def test_it_runs_and_saves_one_file(workflow, server):
+    _, seen = workflow
     assert seen["end"]["kind"] == "execution_success", seen["end"]
-    assert shot.stat().st_size > 30_000
     outputs = server.get(f"/history/{seen['end']['prompt_id']}")[seen["end"]["prompt_id"]]["outputs"]
     shown = [item for output in outputs.values() for item in output.get("images", ())]
-    files = [server.file(item) for item in shown if item["type"] == "output"]
-    assert len(files) == 1 and files[0].stat().st_size > 0
-    assert seen["videos"] == seen["players"], "a video node shows no video"
-    assert not seen["complaints"], seen["complaints"]
-    if EXPORT and host == find_hosts()[0]:
-        if imported:
-            with Image.open(graph_alone) as page:
-                page.crop(CANVAS).save(graph_alone)
-        thumbnail(graph_alone if imported else files[0], WORKFLOWS / f"{name}.jpg")
+    (file,) = [server.file(item) for item in shown if item["type"] == "output"]
+    assert file.stat().st_size > 0
 
 
-def plain(prompt: dict) -> dict:
-    """Types and values of a graph in API format, without what the frontend adds."""
-    return {
-        name: (
-            node["class_type"],
-            {k: v for k, v in node["inputs"].items() if k not in ("upload", "video-preview")},
-        )
-        for name, node in prompt.items()
-    }
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_no_node_stands_on_another(workflow, when):
+    _, seen = workflow
+    assert not overlaps(seen[when]["nodes"])
 
 
-def thumbnail(source, target):
-    """Four frames of a video in a square, or a picture, small enough for the template browser."""
-    if source.suffix == ".mp4":
-        with av.open(str(source)) as video:
-            frames = [frame.to_image() for frame in video.decode(video=0)]
-        side = 192
-        page = Image.new("RGB", (2 * side, 2 * side))
-        for i in range(4):
-            frame = frames[i * (len(frames) - 1) // 3].resize((side, side), Image.Resampling.BICUBIC)
-            page.paste(frame, (side * (i % 2), side * (i // 2)))
-    else:
-        page = Image.open(source).convert("RGB")
-        page.thumbnail((512, 512))
-    for quality in (90, 80, 70, 50):
-        page.save(target, quality=quality, optimize=True)
-        if target.stat().st_size <= 60_000:
-            return
+def test_what_a_node_shows_stands_there_once(workflow):
+    name, seen = workflow
+    nodes = {str(node["id"]): node["type"] for node in seen["after"]["nodes"]}
+    shown = seen["after"]["media"]
+    assert {nodes[key]: count for key, count in shown.items() if count > 1} == {}
+    empty = {nodes[key] for key, count in shown.items() if not count and nodes[key] in SHOWING}
+    assert not empty, "these nodes show nothing"
+
+
+def test_it_opens_large_enough_to_be_read_with_nothing_cut(workflow):
+    _, seen = workflow
+    view = seen["before"]["view"]
+    assert view["scale"] >= ZOOM
+    assert view["left"] > 0 and view["top"] > 0 and view["right"] < 1600 and view["bottom"] < 1000
+    for note in seen["notes"]:
+        assert note["text"] <= note["field"] + 1 and not note["code"]
+    assert len(seen["notes"]) == 1
+
+
+@pytest.mark.parametrize("look", LOOKS)
+def test_plots_stand_once_without_previews_too(browser, server, host, look):
+    if look not in looks_of(host):
+        pytest.skip(f"{host} is tested in the classic look alone")
+    file = WORKFLOWS / "text_and_image_to_video.json"
+    number = list(LOOKS).index(look)
+    widgets = {"steps": 2, "seed": 31 + number, "text_weight": 0.8 + 0.1 * number}  # the cached shows nothing
+    server.post("/settings/Comfy.Execution.PreviewMethod", "none")
+    try:
+        (seen,) = browser(look, [{"do": "workflow", "file": str(file), "widgets": widgets}])
+    finally:
+        server.post("/settings/Comfy.Execution.PreviewMethod", "default")
+    assert seen["end"]["kind"] == "execution_success"
+    assert not overlaps(seen["after"]["nodes"])
+    shown = {key for key, count in seen["after"]["media"].items() if count == 1}
+    assert shown == {"4", "5", "6", "7", "8"}, seen["after"]["media"]
+
+
+def overlaps(nodes: list[dict]) -> list[str]:
+    """Pairs of nodes whose boxes share more than a pixel."""
+    found = []
+    for i, one in enumerate(nodes):
+        for other in nodes[i + 1 :]:
+            (x, y, w, h), (u, v, s, t) = one["box"], other["box"]
+            across, down = min(x + w, u + s) - max(x, u), min(y + h, v + t) - max(y, v)
+            if across > 1 and down > 1:
+                found.append(f"{one['title']} and {other['title']}: {across:.0f} x {down:.0f}")
+    return found

@@ -58,7 +58,8 @@ def table() -> dict[str, tuple[str, str]]:
         [cell.strip() for cell in line.strip("|").split("|")] for line in part.splitlines() if "|" in line
     ]
     found = {}
-    for names, joint, others in rows[2:]:
+    for names, said in rows[2:]:
+        joint, others = said.split("; ")
         found |= {name: (joint, joint if others == "the same" else others) for name in names.split(", ")}
     return found
 

@@ -91,7 +91,7 @@ def test_every_schema_is_complete(pack, name):
     assert schema.description and schema.search_aliases
     assert all(part.tooltip for part in [*schema.inputs, *schema.outputs])
     widgets = [i for i in schema.inputs if hasattr(i, "default") and not i.advanced]
-    assert len(widgets) <= 8
+    assert len(widgets) <= 9
 
 
 def test_weights_are_set_and_nothing_else_changes(pack, conditioning):
