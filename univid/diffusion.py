@@ -47,6 +47,7 @@ class NoiseSchedule:
         self.x0_scales = x0_scales.float()
         self.sigmas = sigmas.float()
         self.log_sigmas = sigmas.log().float()
+        self._pure_noise = config.num_timesteps - 1 if config.zero_terminal_snr else None
 
     def until(self, timestep: int | None) -> "NoiseSchedule":
         """The same noise levels up to `timestep` alone, as sampling that starts there sees them; None = all.
@@ -64,6 +65,16 @@ class NoiseSchedule:
         for name in ("sigmas", "log_sigmas", "x0_scales"):
             setattr(part, name, getattr(self, name)[: timestep + 1])
         return part
+
+    def told(self, timesteps: Tensor) -> Tensor:
+        """What the network is told in the place of timesteps, of their shape.
+
+        Sampling begins with pure noise, which a network with zero terminal SNR knows from its last timestep
+        alone: at one before it would take the noise for a faint video.
+        """
+        if self._pure_noise is None:
+            return timesteps
+        return torch.where(timesteps == self.last, self._pure_noise, timesteps)
 
     @property
     def last(self) -> int:
@@ -203,7 +214,8 @@ class Denoiser:
         x_t = x * _broadcast((sigma.square() + 1).rsqrt(), x)
         if self.null_image is not None:
             cond = with_null_image(cond, self.null_image)
-        output = self.network(x_t.to(self.dtype), timesteps, cond.to(dtype=self.dtype))
+        told = self.schedule.told(timesteps)
+        output = self.network(x_t.to(self.dtype), told, cond.to(dtype=self.dtype))
         return TO_X0[self.prediction](output.float(), x, sigma) / s
 
 

@@ -21,6 +21,7 @@ from torch import Tensor
 from ...univid import curves
 from ...univid.conditioning import Conditioning, with_null_image
 from ...univid.config import ModelConfig, SamplingProfile, UNetConfig
+from ...univid.diffusion import NoiseSchedule
 from ...univid.layers import even_places, segment_centers
 from ...univid.unet import UNet
 from ...univid.vae import Autoencoder
@@ -48,13 +49,13 @@ class HostUNet(UNet):
     """The U-Net with the host's calling convention."""
 
     def __init__(
-        self, *, config: UNetConfig, first_timestep: int, dtype=None, device=None, operations=None, **_sd_keys
+        self, *, config: UNetConfig, schedule: NoiseSchedule, dtype=None, device=None, operations=None, **_sd
     ):
         attention = HostAttention()
         super().__init__(config, operations=operations, attention=attention, device=device, dtype=dtype)
         self.attention, self.notices = attention, Notices()
         self.in_channels = config.in_channels  # what the host and other packs ask a network
-        self.first_timestep = first_timestep
+        self.schedule = schedule
 
     def forward(
         self, x: Tensor, timesteps: Tensor, context: Tensor, control=None, transformer_options=None, **extra
@@ -93,7 +94,7 @@ class HostUNet(UNet):
             return tokens[::frames] if shared else rearrange(tokens, "(b t) n d -> b t n d", b=clips)
 
         text_shared, image_shared = (univid_shared != 0).all(0).tolist()
-        progress = curves.progress(timesteps, self.first_timestep)
+        progress = curves.progress(timesteps, self.schedule.last)
         weights = curves.at_progress(univid_weights, progress)  # [(b t) 2]
         cond = Conditioning(
             text=per_clip(context, text_shared),
@@ -112,7 +113,7 @@ class HostUNet(UNet):
         with self.attention.under(transformer_options):
             out = super().forward(
                 rearrange(x, "(b t) c h w -> b c t h w", b=clips),
-                timesteps[::frames],
+                self.schedule.told(timesteps[::frames]),
                 cond,
                 reference_frames={f: segment_centers(frames, min(n, frames)) for f, n in counts.items()},
                 hook=hook,
@@ -132,7 +133,7 @@ class Config(comfy.supported_models_base.BASE):
         super().__init__(
             {
                 "config": unet,
-                "first_timestep": profile.start.timestep or schedule.num_timesteps - 1,
+                "schedule": NoiseSchedule(schedule).until(profile.start.timestep),
                 "in_channels": unet.in_channels,
                 "out_channels": unet.out_channels,
                 "model_channels": unet.model_channels,
@@ -213,7 +214,7 @@ class UniVidModel(comfy.model_base.BaseModel):
     def progress(self, sigma: Tensor) -> Tensor:
         """How far the sampling is at sigma, 0..1, of its shape: where it is on curves over the steps."""
         timestep = self.model_sampling.timestep(sigma)
-        return curves.progress(timestep, self.diffusion_model.first_timestep)
+        return curves.progress(timestep, self.diffusion_model.schedule.last)
 
     def resize_cond_for_context_window(
         self, cond_key, cond_value, window, x_in, device, retain_index_list=()

@@ -43,7 +43,7 @@ def both(kind, first):
     start = dataclasses.replace(PROFILES["paper"].start, timestep=first)
     profile = dataclasses.replace(PROFILES["paper"], start=start)
     host = Config(dataclasses.replace(TINY, schedule=schedule), profile)
-    assert host.unet_config["first_timestep"] == (first or 999)
+    assert host.unet_config["schedule"].last == (first or 999)
     sampling = comfy.model_base.model_sampling(host, MODEL_TYPES[schedule.prediction])
     return own_sampling(sampling, schedule, first), NoiseSchedule(schedule).until(first)
 
