@@ -58,7 +58,7 @@ def run(config):
 
 def contents(folder):
     """{name: bytes} of all files but the lock."""
-    paths = (path for path in folder.rglob("*") if path.is_file() and path.name != ".lock")
+    paths = (path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".lock"))
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
 
 

@@ -1,7 +1,6 @@
 """Prepared data after kills, a full disk, a second run, by several processes: whole, and nothing twice."""
 
 import dataclasses
-import fcntl
 import random
 import resource
 import shutil
@@ -12,6 +11,7 @@ import time
 
 import pytest
 import torch
+from filelock import FileLock
 from preparing import (
     command,
     contents,
@@ -142,8 +142,7 @@ def test_a_second_run_in_the_same_folder_is_refused(config, monkeypatch):
 
     monkeypatch.setattr(Encoder, "__call__", encode_and_start_again)
     assert run(config).shards == 3 and started
-    with open(config.out / ".lock") as lock:
-        fcntl.flock(lock, fcntl.LOCK_SH)  # as a process that is not the first of its run
+    with FileLock(config.out / ".lock_1"):  # of a process that is not the first of its run
         with pytest.raises(ValueError, match="another run is at work in"):
             run(config)
 
@@ -161,7 +160,7 @@ def test_a_full_disk_leaves_only_whole_shards(config):
             run(full)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert sorted(p.name for p in full.out.rglob("*") if p.name != ".lock") == [
+    assert sorted(p.name for p in full.out.rglob("*") if not p.name.startswith(".lock")) == [
         "clips", "prepared.json",
     ]  # fmt: skip
     run(full)

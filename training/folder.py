@@ -1,17 +1,18 @@
 """A run's folder: whose it is, and that one run at a time works in it."""
 
 import contextlib
-import fcntl
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+
+from filelock import FileLock, Timeout
 
 from .config import Recipe, differing_fields
 from .state import atomic, purge
 
 # What may differ when a run is continued: it changes how long and how, not what is computed.
 FREE = ("steps", "engine.", "logs.")
+LOCK = ".lock"
 
 
 @contextlib.contextmanager
@@ -22,25 +23,30 @@ def claimed(folder: Path, recipe: Recipe) -> Iterator[None]:
         ValueError: another run is at work there, or the folder holds a run of another recipe.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "a") as lock:
-        hold(lock, folder)
+    with held(folder / LOCK):
         purge(folder)
         claim(folder, recipe)
         yield
 
 
-def hold(lock: IO, folder: Path) -> None:
-    """Lock a folder's open lock file until it is closed.
+@contextlib.contextmanager
+def held(path: Path) -> Iterator[None]:
+    """Hold a lock file while the block runs; the system opens it when the process dies.
 
     Raises:
-        ValueError: another run holds it.
+        ValueError: another process holds it.
     """
+    lock = FileLock(path)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
+        lock.acquire(blocking=False)
+    except Timeout as error:
         raise ValueError(
-            f"another run is at work in {folder}; wait for it, stop it, or take another folder."
+            f"another run is at work in {path.parent}; wait for it, stop it, or take another folder."
         ) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def claim(folder: Path, recipe: Recipe) -> None:

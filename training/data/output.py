@@ -5,7 +5,6 @@ images/  clips/    00000.tar, and 00000.json: its checksum, how many samples it 
 """
 
 import contextlib
-import fcntl
 import hashlib
 import json
 from collections.abc import Iterable, Iterator
@@ -15,7 +14,7 @@ from tqdm import tqdm
 
 from training import distributed
 from training.config import differing_fields
-from training.folder import hold
+from training.folder import LOCK, held
 from training.state import atomic, purge
 
 from .manifest import Manifest
@@ -25,21 +24,27 @@ BLOCK = 2**22  # bytes read at a time
 
 @contextlib.contextmanager
 def claimed(out: Path, manifest: Manifest) -> Iterator[None]:
-    """Make `out` this data's own while the block runs, and remove what a killed run left half written."""
+    """Make `out` this data's own while the block runs, and remove what a killed run left half written.
+
+    Every process holds a lock of its own, and a run begins when all of those before are open.
+    """
     folders = (out, *(out / name for name in manifest.shards))
     for folder in folders:
         folder.mkdir(parents=True, exist_ok=True)
-    with open(out / ".lock", "a") as lock:
+    with contextlib.ExitStack() as stack:
         if distributed.rank() == 0:
-            hold(lock, out)
+            stack.enter_context(held(out / LOCK))
+            for other in out.glob(f"{LOCK}_*"):
+                with held(other):
+                    pass
             for folder in folders:
                 purge(folder)
             if not (out / Manifest.NAME).exists():
                 with writing(out / Manifest.NAME) as path:
                     path.write_text(json.dumps(manifest.to_dict(), indent=2) + "\n")
-            fcntl.flock(lock, fcntl.LOCK_SH)  # shared: until the last process of this run is done
         distributed.barrier()
-        fcntl.flock(lock, fcntl.LOCK_SH)
+        if distributed.rank():
+            stack.enter_context(held(out / f"{LOCK}_{distributed.rank()}"))
         differing = differing_fields(Manifest.read(out).to_dict(), manifest.to_dict())
         if differing:
             raise ValueError(
