@@ -43,8 +43,8 @@ def test_a_frame_gets_its_own_picture_in_every_branch(sampled, guidance):
 
 def test_one_picture_is_for_all_frames(sampled):
     one = sampled(PICTURES[:1])
-    torch.testing.assert_close(one, sampled(PICTURES[:1].repeat(FRAMES, 1, 1, 1)), rtol=0, atol=1e-4)
-    assert (one - sampled(PICTURES)).abs().max() > 0.01
+    repeated, others = sampled(PICTURES[:1].repeat(FRAMES, 1, 1, 1)), sampled(PICTURES)
+    assert (one - others).abs().max() > 5 * (one - repeated).abs().max()
 
 
 @pytest.mark.parametrize("count", [FRAMES - 1, FRAMES + 1, 2 * FRAMES])

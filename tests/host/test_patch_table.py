@@ -17,7 +17,7 @@ NODES = {
     "CFGNorm": ("cfg", None, {"strength": 1.0}),
     "CFGOverride": ("custom_sampler", None, {"cfg": 1.0, "start_percent": 0.0, "end_percent": 1.0}),
     "CFGZeroStar": ("cfg", None, {}),
-    "Epsilon Scaling": ("eps", "EpsilonScaling", {"scaling_factor": 1.02}),
+    "EpsilonScaling": ("eps", None, {"scaling_factor": 1.02}),
     "FreeU": ("freelunch", None, {"b1": 1.1, "b2": 1.2, "s1": 0.9, "s2": 0.2}),
     "FreeU_V2": ("freelunch", None, {"b1": 1.3, "b2": 1.4, "s1": 0.9, "s2": 0.2}),
     "HyperTile": ("hypertile", None, {"tile_size": 1, "swap_size": 2, "max_depth": 0, "scale_depth": False}),
@@ -60,7 +60,10 @@ def table() -> dict[str, tuple[str, str]]:
     found = {}
     for names, said in rows[2:]:
         joint, others = said.split("; ")
-        found |= {name: (joint, joint if others == "the same" else others) for name in names.split(", ")}
+        found |= {
+            name.replace(" ", ""): (joint, joint if others == "the same" else others)
+            for name in names.split(", ")
+        }
     return found
 
 
