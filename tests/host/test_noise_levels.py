@@ -161,7 +161,7 @@ def test_a_users_own_noise_schedule_is_used_as_it_is(model):
         sampling = patched.get_model_object("model_sampling")
         assert sampling.sigma_max.item() == pytest.approx(largest, rel=1e-4)
         assert staged(patched, "euler", "sgm_uniform", (0, 4), falling()).isfinite().all()
-    own = model.model.progress(torch.tensor([1e4, 4518.76, 36.0, 1.0, 0.03]))
+    own = model.model.progress(torch.tensor([1e4, 4518.76, 5.0, 1.0, 0.03]))
     assert own[0] == own[1] == 0 < own[2] < own[3] < own[4] <= 1
 
 

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 from host_tests.random_model import write
-from PIL import Image
 
 
 @pytest.fixture
@@ -49,19 +48,13 @@ def test_other_models_preview_as_the_host_does_it_and_off_is_off(previews, tmp_p
     assert previewer_of(model) is None
 
 
-def test_the_plot_of_the_pulls_is_the_last_preview(pack):
-    import comfy.utils
+def test_the_plot_of_the_pulls_and_its_numbers(pack):
+    """Where it is shown is in test_shown.py."""
     from univid_pack.nodes.host.pulls import plot
     from univid_pack.univid.guidance import Pulls
 
-    seen, before = [], comfy.utils.PROGRESS_BAR_HOOK
-    comfy.utils.set_progress_bar_global_hook(lambda value, total, preview=None, **more: seen.append(preview))
-    try:
-        picture, values = plot([Pulls(0.5, 0.25, -0.1), Pulls(0.4, 0.2, 0.3)])
-        assert values == [0.5, 0.25, -0.1, 0.4, 0.2, 0.3]
-        ((kind, shown, size),) = seen
-        assert kind == "JPEG" and isinstance(shown, Image.Image) and size == max(shown.size)
-        assert (shown.height, shown.width) == picture.shape[1:3]
-        assert plot([None, None])[1] == [] and len(seen) == 1
-    finally:
-        comfy.utils.set_progress_bar_global_hook(before)
+    picture, values = plot([Pulls(0.5, 0.25, -0.1), None, Pulls(0.4, 0.2, 0.3)])
+    assert values == [0.5, 0.25, -0.1, 0.4, 0.2, 0.3]
+    assert picture.ndim == 3 and picture.dtype == "uint8" and picture.std() > 0
+    empty, none = plot([None, None])
+    assert none == [] and empty.shape == picture.shape

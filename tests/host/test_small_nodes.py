@@ -292,7 +292,7 @@ def test_a_sweep_has_a_column_for_each_image_weight(pack, model, vae, conditioni
     narrow, wide = (
         sweep(model, vae, positive, text_weights="1", image_weights=w)[0].shape for w in ("1", "0, 1")
     )
-    assert wide[2] > narrow[2] and wide[1] <= narrow[1]
+    assert wide[2] > 1.5 * narrow[2] and wide[1] < 1.5 * narrow[1]  # no row more, though words grow
     sweep(model, vae, conditioning(picture=False), text_weights="0", image_weights="0")  # unconditional
 
 
