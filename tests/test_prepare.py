@@ -128,7 +128,7 @@ def test_training_reads_the_same_samples_in_the_same_order(config):
                 raw, ours = (stream.example(modality, step, index) for stream in streams)
                 assert isinstance(ours, PreparedExample) and raw.caption == ours.caption
                 pixels = raw.pixels.movedim(3, 0)[None] / 127.5 - 1
-                close = dict(rtol=1e-4, atol=1e-5)
+                close = dict(rtol=1e-4, atol=1e-4)  # convolutions round by batch and by thread
                 torch.testing.assert_close(ours.latents, model.vae.encode(pixels)[0], **close)
                 tokens = model.image_encoder(pixels[:, :, raw.reference])[0]
                 torch.testing.assert_close(ours.image, tokens, **close)
