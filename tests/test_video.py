@@ -93,7 +93,7 @@ def test_a_write_that_fails_leaves_nothing_and_keeps_the_old_file(tmp_path, monk
         ("clip.mp4", float("inf"), "fps"),
         ("clip.gif", 60, "fps must be from 0.01 to 50"),
         ("folder.mp4", 8, "is a folder"),
-        ("file/clip.mp4", 8, "takes no new file"),
+        ("file/clip.mp4", 8, "Not a directory"),
         ("file", 8, "is a file"),
     ],
 )

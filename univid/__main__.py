@@ -9,6 +9,8 @@ import traceback
 from pathlib import Path
 
 from .cli import build_parser
+from .messages import Lines, sentence, shown
+from .signals import stoppable
 
 PROG = "univid"
 SAMPLE = Path(__file__).parent / "assets" / "sample.png"
@@ -23,23 +25,31 @@ DEMOS = {
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command; the exit status: 0 done, 2 an error (one line on stderr), 130 interrupted."""
+    """Run one command; the exit status: 0 done, 2 an error (one line on stderr), 130 and more stopped."""
     argv = sys.argv[1:] if argv is None else argv
-    if hasattr(sys.stdout, "reconfigure"):  # file names have letters that Windows' encodings lack
-        sys.stdout.reconfigure(errors="backslashreplace")
-    logging.basicConfig(format=f"{PROG}: %(levelname)s: %(message)s")
+    _show_safely()
     try:
-        args = build_parser().parse_args(argv)
-        COMMANDS[args.command](args)
-    except KeyboardInterrupt:
+        with stoppable():
+            args = build_parser().parse_args(argv)
+            COMMANDS[args.command](args)
+    except KeyboardInterrupt as stop:
         print(f"{PROG}: interrupted; no unfinished file was left.", file=sys.stderr)
-        return 130
+        return getattr(stop, "status", 130)
     except Exception as error:
         if "--debug" in argv:
             traceback.print_exc()
-        print(f"{PROG}: error: {_one_line(error)}", file=sys.stderr)
+        print(sentence(f"{PROG}: error: {_reason(error)}"), file=sys.stderr)
         return 2
     return 0
+
+
+def _show_safely() -> None:
+    """No line does more to a terminal than stand there, and no name is one that it cannot show."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(Lines(f"{PROG}: %(levelname)s: %(message)s"))
+    logging.basicConfig(handlers=[handler])
+    if hasattr(sys.stdout, "reconfigure"):  # file names have letters that Windows' encodings lack
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def generate(args: argparse.Namespace) -> None:
@@ -49,14 +59,15 @@ def generate(args: argparse.Namespace) -> None:
     from .video import check_output, read_image, write_video
 
     _refuse_idle(args)
-    check_output(args.out, args.fps)
+    check_output(args.out, args.fps, _inputs(args))
     if args.sheet:
-        _check_png(args.sheet)
+        _check_png(args.sheet, _inputs(args))
     image, last_image = (None if path is None else read_image(path) for path in (args.image, args.last_image))
     model = _load(args)
     clip, clip_fps = (None, None) if args.video is None else _read_source(args, model.profile)
     fps = next(rate for rate in (args.fps, clip_fps, model.profile.fps) if rate is not None)
-    check_output(args.out, fps)
+    height, width = clip.shape[-2:] if clip is not None else _pixels(args, model.profile)
+    check_output(args.out, fps, _inputs(args), size=(height, width))
     size = {} if clip is not None else {"frames": args.frames, "height": args.height, "width": args.width}
     started = time.perf_counter()
     with ProgressBars() as progress:
@@ -75,10 +86,12 @@ def generate(args: argparse.Namespace) -> None:
         )
     write_video(video, args.out, fps)
     _, _, t, h, w = video.shape
-    print(f"{args.out}: {t} frames of {w} x {h}, {fps:g} fps, in {time.perf_counter() - started:.1f} s")
+    print(
+        f"{shown(args.out)}: {t} frames of {w} x {h}, {fps:g} fps, in {time.perf_counter() - started:.1f} s"
+    )
     if args.sheet:
         save_sheet(contact_sheet(video, title=_title(args.prompt, args.image), reference=image), args.sheet)
-        print(f"{args.sheet}: all frames")
+        print(f"{shown(args.sheet)}: all frames")
 
 
 def sweep(args: argparse.Namespace) -> None:
@@ -88,7 +101,7 @@ def sweep(args: argparse.Namespace) -> None:
     from .video import read_image
 
     _refuse_idle(args)
-    _check_png(args.out)
+    _check_png(args.out, _inputs(args))
     image = read_image(args.image)
     model = _load(args)
     common = _common(args, model.profile)
@@ -121,28 +134,34 @@ def sweep(args: argparse.Namespace) -> None:
         reference=image,
     )
     save_sheet(page, args.out)
-    print(f"{args.out}: text weight a row, picture weight a column")
+    print(f"{shown(args.out)}: text weight a row, picture weight a column")
 
 
 def demo(args: argparse.Namespace) -> None:
     """Write one clip of each kind, and its contact sheet."""
+    from .files import output
     from .pipeline import generate as run
     from .sheet import contact_sheet, save_sheet
-    from .video import check_output, read_image, write_video
+    from .video import read_image, write_video
 
-    folder = Path(args.out)
+    output.check_folder(args.out, add=True)
     model = _load(args)
-    picture = read_image(SAMPLE)
+    picture, fps = read_image(SAMPLE), model.profile.fps
+    with output.new_folder(args.out, add=True) as folder:
+        for name, (prompt, with_picture) in DEMOS.items():
+            image = picture if with_picture else None
+            with ProgressBars(f"{name}: ") as progress:
+                video = run(model, prompt, image, callback=progress)
+            write_video(video, folder / f"{name}.mp4", fps)
+            page = contact_sheet(video, title=_demo_title(name), reference=image)
+            save_sheet(page, folder / f"{name}.png")
     for name in DEMOS:
-        check_output(folder / f"{name}.mp4", model.profile.fps)
-    for name, (prompt, with_picture) in DEMOS.items():
-        image = picture if with_picture else None
-        with ProgressBars(f"{name}: ") as progress:
-            video = run(model, prompt, image, callback=progress)
-        write_video(video, folder / f"{name}.mp4", model.profile.fps)
-        page = contact_sheet(video, title=_title(prompt, SAMPLE if with_picture else None), reference=image)
-        save_sheet(page, folder / f"{name}.png")
-        print(f"{folder / name}.mp4 and .png: {_title(prompt, SAMPLE if with_picture else None)}")
+        print(f"{shown(Path(args.out) / name)}.mp4 and .png: {_demo_title(name)}")
+
+
+def _demo_title(name: str) -> str:
+    prompt, with_picture = DEMOS[name]
+    return _title(prompt, SAMPLE if with_picture else None)
 
 
 def inspect(args: argparse.Namespace) -> None:
@@ -155,7 +174,9 @@ def inspect(args: argparse.Namespace) -> None:
 def import_source(args: argparse.Namespace) -> None:
     """Make a UniVid checkpoint out of a foreign one, and say what became of its tensors."""
     from .checkpoints.imports import COUNTED, plan, write
+    from .files.output import check_file
 
+    check_file(args.out, (args.source, args.vision))
     planned = plan(
         args.source,
         name=args.name,
@@ -166,7 +187,7 @@ def import_source(args: argparse.Namespace) -> None:
         seed=args.seed,
     )
     report = planned.report
-    print(f"{args.source}: {report.title}" + (f" ({report.note})" if report.note else ""))
+    print(f"{shown(args.source)}: {report.title}" + (f" ({report.note})" if report.note else ""))
     for word in COUNTED:
         tensors, parameters = report.counts[word]
         print(f"  {word:8}{tensors:>7,} tensors {parameters:>15,} parameters")
@@ -174,7 +195,7 @@ def import_source(args: argparse.Namespace) -> None:
         print(f"  absent: {', '.join(part.replace('_', ' ') for part in report.absent)}")
     print(f"  licence of the source: {report.licence}")
     write(planned, args.source, args.out)
-    print(f"{args.out}: written; see `python -m univid inspect {args.out}`")
+    print(f"{shown(args.out)}: written; see `python -m univid inspect {shown(args.out)}`")
 
 
 def export(args: argparse.Namespace) -> None:
@@ -182,7 +203,7 @@ def export(args: argparse.Namespace) -> None:
     from .checkpoints import export as run
 
     run(args.checkpoint, args.out)
-    print(f"{args.out}: unet/ for diffusers' UNet3DConditionModel")
+    print(f"{shown(args.out)}: unet/ for diffusers' UNet3DConditionModel")
 
 
 COMMANDS = {
@@ -321,23 +342,39 @@ def _read_source(args: argparse.Namespace, profile):
         raise ValueError(
             f"{args.video} has {clip.shape[2]} frames, fewer than --frames {args.frames}; ask for fewer."
         )
-    return fit(clip, size["height"] or profile.height, size["width"] or profile.width), fps
+    return fit(clip, *_pixels(args, profile)), fps
 
 
-def _check_png(path: str) -> None:
-    from .video import check_file_output
+def _pixels(args: argparse.Namespace, profile) -> tuple[int, int]:
+    """Height and width of the clip to make."""
+    height, width = (
+        getattr(profile, n) if getattr(args, n) is None else getattr(args, n) for n in ("height", "width")
+    )
+    return height, width
+
+
+def _inputs(args: argparse.Namespace) -> list[str | None]:
+    """The files that generate or sweep reads, which it must not write."""
+    given = [getattr(args, name, None) for name in ("image", "last_image", "video", "checkpoint")]
+    return given + [split_strength(lora)[0] for lora in args.lora]
+
+
+def _check_png(path: str, inputs: list[str | None]) -> None:
+    from .files.output import check_file
 
     if Path(path).suffix.lower() != ".png":
         raise ValueError(f"expected a picture name ending in .png, got {path}.")
-    check_file_output(path)
+    check_file(path, inputs)
 
 
 def _title(prompt: str, image: str | Path | None) -> str:
     return prompt or f"picture {Path(image).name}, no text"
 
 
-def _one_line(error: Exception) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
+def _reason(error: Exception) -> str:
+    text = str(error) or type(error).__name__
+    if isinstance(error, OSError):
+        return f"{error.filename}: {error.strerror}." if error.filename and error.strerror else text
     if isinstance(error, (ValueError, FloatingPointError)):
         return text
     if isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text:

@@ -8,7 +8,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from .video import replacing, to_uint8
+from .files import output
+from .video import to_uint8
 
 PAPER, INK, FAINT, ACCENT = "#f7f6f2", "#26262b", "#83838c", "#d9480f"
 MARGIN, GAP, LABEL_HEIGHT = 32, 12, 26
@@ -113,7 +114,7 @@ def save_sheet(page: Image.Image, path: str | Path) -> None:
     Raises:
         ValueError: the operating system refuses to write there.
     """
-    with replacing(path) as temporary:
+    with output.new_file(path) as temporary:
         page.save(temporary, format="PNG")
 
 

@@ -4,13 +4,9 @@ Reading goes through Pillow and imageio's PyAV plugin. Encoding calls PyAV itsel
 way to set an encoder's quality and its default blurs videos as small as 64 x 64.
 """
 
-import contextlib
 import os
-import shutil
-import tempfile
-import uuid
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
@@ -25,12 +21,16 @@ from einops import rearrange
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from .files import output
+from .messages import shown
+
 # suffix: (container, encoder, options). A constant rate factor of 10 is visually lossless.
 ENCODERS = {
     ".mp4": ("mp4", "libx264", {"crf": "10", "preset": "slow"}),
     ".webm": ("webm", "libvpx-vp9", {"crf": "10", "b": "0", "cpu-used": "4"}),
     ".gif": ("gif", "gif", {}),
 }
+LONGEST = {".mp4": 16384, ".webm": 65536, ".gif": 65535}  # side in pixels that the encoder takes
 MAX_GIF_FPS = 50  # GIF counts in 1/100 s, and viewers slow a picture shown for less than 2 of them
 
 
@@ -116,79 +116,41 @@ def fit(video: Tensor, height: int, width: int) -> Tensor:
     return rearrange(resized, "t c h w -> 1 c t h w")
 
 
-def check_output(path: str | Path, fps: float | None) -> None:
-    """Refuse, before any work is done, what `write_video` could not write; fps None is not known yet.
+def check_output(
+    path: str | Path,
+    fps: float | None,
+    inputs: Iterable[str | os.PathLike | None] = (),
+    size: tuple[int, int] | None = None,
+) -> None:
+    """Refuse, before any work is done, what `write_video` could not write.
+
+    Args:
+        fps, size: frames per second, (height, width) in pixels; None is not known yet.
+        inputs: files that are read meanwhile, none of which may be replaced.
 
     Raises:
-        ValueError: an unknown suffix, a frame rate that the format cannot hold, a folder in the place of a
-            file, or a folder for frames that already holds something.
+        ValueError: an unknown suffix, a frame rate or size that the format cannot hold, a folder for frames
+            that already holds something, or as `output.check_file`.
     """
-    path = Path(path)
-    if path.suffix and path.suffix.lower() not in ENCODERS:
+    path, name = os.fspath(path), Path(path).name
+    suffix = Path(path).suffix.lower()
+    if suffix and suffix not in ENCODERS:
         known = ", ".join(ENCODERS)
         raise ValueError(
-            f"expected an output ending in {known}, or no suffix for a folder of frames, got {path.name}."
+            f"expected an output ending in {known}, or no suffix for a folder of frames, got {shown(name)}."
         )
-    limit = MAX_GIF_FPS if path.suffix.lower() == ".gif" else 1000
+    limit = MAX_GIF_FPS if suffix == ".gif" else 1000
     if fps is not None and not 0.01 <= fps <= limit:
-        raise ValueError(f"fps must be from 0.01 to {limit} for {path.name}, got {fps}.")
-    if path.suffix:
-        check_file_output(path)
-    elif path.is_dir() and any(path.iterdir()):
+        raise ValueError(f"fps must be from 0.01 to {limit} for {shown(name)}, got {fps}.")
+    if size is not None and suffix and max(size) > LONGEST[suffix]:
         raise ValueError(
-            f"the folder {path} already holds files; name a new one, so that frames are not mixed up."
+            f"a {suffix} file holds at most {LONGEST[suffix]} pixels a side, got {size[1]} x {size[0]}; ask "
+            "for less, or name a folder of frames."
         )
-    elif path.exists() and not path.is_dir():
-        raise ValueError(
-            f"{path} is a file, but a name without suffix means a folder of frames; name another."
-        )
-    _check_writable(path)
-
-
-def check_file_output(path: str | Path) -> None:
-    """Refuse a path at which no file can be written."""
-    if Path(path).is_dir():
-        raise ValueError(f"expected a file to write, but {path} is a folder; add a file name.")
-    _check_writable(Path(path))
-
-
-def _check_writable(path: Path) -> None:
-    existing = next(parent for parent in path.absolute().parents if parent.exists())
-    try:
-        with tempfile.TemporaryFile(dir=existing):
-            pass
-    except OSError as error:
-        raise ValueError(
-            f"{path} cannot be written: {existing} takes no new file; name another place."
-        ) from error
-
-
-@contextlib.contextmanager
-def replacing(path: str | Path) -> Iterator[Path]:
-    """A temporary path beside `path` that takes its place when the block succeeds and vanishes when it fails.
-
-    Parent folders are created. Works for files and for folders that do not exist yet or are empty.
-
-    Raises:
-        ValueError: the operating system refuses to write there.
-    """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        if temporary.is_dir() and path.is_dir():
-            path.rmdir()  # empty, or this raises
-        os.replace(temporary, path)
-    except (OSError, av.FFmpegError) as error:
-        raise ValueError(
-            f"{path} cannot be written ({error.strerror or error}); name another output."
-        ) from error
-    finally:
-        if temporary.is_dir():
-            shutil.rmtree(temporary, ignore_errors=True)
-        elif temporary.exists():
-            temporary.unlink()
+    if suffix:
+        output.check_file(path, inputs)
+    else:
+        output.check_folder(path)
 
 
 def write_video(video: Tensor, path: str | Path, fps: float) -> None:
@@ -203,22 +165,28 @@ def write_video(video: Tensor, path: str | Path, fps: float) -> None:
     Raises:
         ValueError: see `check_output`; or the operating system refuses to write.
     """
-    check_output(path, fps)
-    path, frames = Path(path), to_uint8(video)
-    with replacing(path) as temporary:
-        if path.suffix:
-            _encode(frames, temporary, path.suffix.lower(), fps)
-        else:
-            temporary.mkdir()
+    check_output(path, fps, size=tuple(video.shape[-2:]))
+    suffix, frames = Path(path).suffix.lower(), to_uint8(video)
+    if not suffix:
+        with output.new_folder(path) as folder:
             digits = max(4, len(str(len(frames))))
             for number, frame in enumerate(frames, start=1):
-                Image.fromarray(frame).save(temporary / f"frame_{number:0{digits}d}.png")
+                Image.fromarray(frame).save(folder / f"frame_{number:0{digits}d}.png")
+        return
+    try:
+        with output.new_file(path) as temporary:
+            _encode(frames, temporary, suffix, fps)
+    except av.FFmpegError as error:
+        raise ValueError(
+            f"{shown(path)} cannot be encoded ({error.strerror}); name another kind of output."
+        ) from error
 
 
 def _encode(frames: np.ndarray, path: Path, suffix: str, fps: float) -> None:
     container, codec, options = ENCODERS[suffix]
     height, width = frames.shape[1:3]
-    with av.open(str(path), "w", format=container) as file:
+    # FFmpeg would take a name for an address; a file that is open has none.
+    with open(path, "wb") as raw, av.open(raw, "w", format=container) as file:
         stream = file.add_stream(codec, rate=Fraction(fps).limit_denominator(1001), options=options)
         stream.height, stream.width = height, width
         if suffix == ".gif":

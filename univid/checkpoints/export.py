@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 from ..config import UNetConfig
+from ..files import output
 from . import stream
 from .family_names import diffusers_family_unet
 from .native import PARTS, build_meta, check_finite, read_header
@@ -45,12 +46,11 @@ def export(path: str | os.PathLike, folder: str | os.PathLike) -> None:
         check_finite(tensor, f"{path} has nan or infinite weights in {key}")
         return tensor.reshape(entries[name].shape)
 
-    licence = {"licence": info["licence"]} if "licence" in info else {}
-    stream.write(out / "diffusion_pytorch_model.safetensors", entries, make, {"format": "pt"} | licence)
-    try:
-        (out / "config.json").write_text(json.dumps(_config(unet), indent=2) + "\n", "utf-8")
-    except OSError as error:
-        raise ValueError(f"cannot write {out} ({error.strerror}); choose another place.") from error
+    metadata = {"format": "pt"} | ({"licence": info["licence"]} if "licence" in info else {})
+    output.check_folder(out, size=stream.size_of(entries, metadata))
+    with output.new_folder(out) as partial:
+        stream.write_into(partial / "diffusion_pytorch_model.safetensors", entries, make, metadata)
+        (partial / "config.json").write_text(json.dumps(_config(unet), indent=2) + "\n", "utf-8")
 
 
 def _problem(unet: UNetConfig) -> str | None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..files import output
 from . import extension, kinds, modelscope, shapes, stable_diffusion, stream, videocrafter
 from .foreign import Asked, Foreign, naming, open_vision, open_weights, read_json
 from .native import PARTS, check_finite, header
@@ -71,6 +72,7 @@ def import_file(source: str | os.PathLike, out: str | os.PathLike, **options) ->
     Raises:
         ValueError: as `plan` and `write`.
     """
+    output.check_file(out, (source, options.get("vision")))
     planned = plan(source, **options)
     write(planned, source, out)
     return planned.report
@@ -82,8 +84,7 @@ def write(planned: Import, source: str | os.PathLike, out: str | os.PathLike) ->
     Raises:
         ValueError: weights that are not finite, or `out` cannot be written or is the source.
     """
-    if Path(out).exists() and Path(out).samefile(source):
-        raise ValueError(f"cannot write {out}, because it is the source; give another name.")
+    output.check_file(out, (source,))
     stream.write(out, planned.entries, planned.make, planned.metadata)
 
 

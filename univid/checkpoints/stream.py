@@ -14,6 +14,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..files import output
+
 HEADER_LIMIT = 16 * 2**20  # bytes; ours takes 0.3 MB, and a larger one is an attack or garbage
 
 DTYPES = {
@@ -95,26 +97,30 @@ def write(
     Raises:
         ValueError: the place cannot be written, or the disk is full. Whatever `make` raises passes through.
     """
-    path = Path(path)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        if path.is_dir():
-            raise ValueError(f"cannot write {path}, because it is a folder; give a file name.")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with open(partial, "wb") as file:
-                file.write(_header(entries, metadata))
-                for name, entry in entries.items():
-                    tensor = make(name)
-                    assert (tensor.shape, tensor.dtype) == (entry.shape, entry.dtype), name
-                    file.write(_bytes(tensor.detach().cpu().contiguous()))
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
-    except OSError as error:
-        raise ValueError(
-            f"cannot write {path} ({error.strerror}); choose another place or free some space."
-        ) from error
+    output.check_file(path, size=size_of(entries, metadata))
+    with output.new_file(path) as partial:
+        write_into(partial, entries, make, metadata)
+
+
+def write_into(
+    path: Path, entries: Mapping[str, Entry], make: Callable[[str], Tensor], metadata: Mapping[str, str]
+) -> None:
+    """As `write`, under the name `path` at once: for a place that is temporary anyway.
+
+    Raises:
+        OSError: the place cannot be written, or the disk is full.
+    """
+    with open(path, "wb") as file:
+        file.write(_header(entries, metadata))
+        for name, entry in entries.items():
+            tensor = make(name)
+            assert (tensor.shape, tensor.dtype) == (entry.shape, entry.dtype), name
+            file.write(_bytes(tensor.detach().cpu().contiguous()))
+
+
+def size_of(entries: Mapping[str, Entry], metadata: Mapping[str, str]) -> int:
+    """Bytes of the file that `write` makes."""
+    return len(_header(entries, metadata)) + sum(entry.num_bytes for entry in entries.values())
 
 
 def _bytes(tensor: Tensor):
