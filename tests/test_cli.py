@@ -1,9 +1,5 @@
-import os
-import signal
 import subprocess
 import sys
-import time
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -321,24 +317,3 @@ def test_the_program_reports_errors_by_exit_status(tmp_path):
         done.stderr
         == "univid: error: expected a picture file, but absent.png does not exist; check the path.\n"
     )
-
-
-@pytest.mark.skipif(os.name != "posix", reason="sends a signal")
-def test_interrupt_leaves_nothing(small_checkpoint, tmp_path):
-    words = [
-        sys.executable, "-m", "univid", "generate", "--prompt", PROMPT, "--checkpoint", small_checkpoint,
-        "--steps", "900", "--out", tmp_path / "clip.mp4",
-    ]  # fmt: skip
-    log = tmp_path / "log"
-    with open(log, "w") as stderr:
-        # A shell starts background jobs deaf to Ctrl-C; here the program shall hear it all the same.
-        hear = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-        process = subprocess.Popen(words, cwd=ROOT, stderr=stderr, preexec_fn=hear)
-        for _ in range(600):
-            if "sample" in log.read_text():
-                break
-            time.sleep(0.1)
-        process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=120) == 130
-    assert log.read_text().splitlines()[-1] == "univid: interrupted; no unfinished file was left."
-    assert "Traceback" not in log.read_text() and files(tmp_path) == ["log"]

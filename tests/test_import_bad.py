@@ -205,7 +205,7 @@ def test_a_full_disk_leaves_the_older_file(sources, tmp_path):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000_000, limits[1]))
     try:
-        with pytest.raises(ValueError, match="cannot write .*free some space"):
+        with pytest.raises(ValueError, match="univid.safetensors cannot be written .*name another output"):
             import_file(sources / "videocrafter2.safetensors", out)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
@@ -219,7 +219,7 @@ def test_the_same_import_twice_and_onto_its_source(sources, tmp_path):
     first = out.read_bytes()
     import_file(source, out)
     assert out.read_bytes() == first
-    with pytest.raises(ValueError, match="is the source"):
+    with pytest.raises(ValueError, match="is read too"):
         import_file(source, source)
     with pytest.raises(ValueError, match="already"):
         import_file(out, tmp_path / "again.safetensors")
