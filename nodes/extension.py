@@ -1,7 +1,10 @@
 """The list of nodes that the host gets. A node is one class in one file and one line here."""
 
+import functools
+
 from comfy_api.latest import ComfyExtension
 
+from ..univid.messages import clean
 from .decode import UniVidDecodeVideo
 from .encode import UniVidEncodeDualPrompt
 from .guide import UniVidGuiderNode
@@ -26,9 +29,25 @@ NODES = [
 ]
 
 
+def shown_safely(node: type) -> type:
+    """The node, with errors that a terminal and the interface can show: they hold names and text of files."""
+    execute = node.execute.__func__
+
+    @functools.wraps(execute)
+    def executed(cls, *args, **kwargs):
+        try:
+            return execute(cls, *args, **kwargs)
+        except (ValueError, FloatingPointError) as error:
+            clean(error)
+            raise
+
+    node.execute = classmethod(executed)
+    return node
+
+
 class UniVidExtension(ComfyExtension):
     async def on_load(self) -> None:
         provide_samples()
 
     async def get_node_list(self) -> list:
-        return NODES
+        return [shown_safely(node) for node in NODES]

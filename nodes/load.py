@@ -5,9 +5,11 @@ import logging
 from comfy_api.latest import io
 
 from ..univid.checkpoints.origins import ORIGINS
+from ..univid.dtypes import STORED_DTYPES
+from ..univid.messages import sentence
 from .host import files
 from .host.encoders import load_encoders
-from .host.model import DTYPES, load_model
+from .host.model import load_model
 
 ABSENT = "Where the file has none, the node behind it says which loader to use."
 
@@ -34,7 +36,7 @@ class UniVidLoad(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "dtype",
-                    options=["auto", *DTYPES],
+                    options=["auto", *STORED_DTYPES],
                     default="auto",
                     advanced=True,
                     tooltip="Type of the MODEL's weights in memory. auto: what this machine runs best. fp8 "
@@ -65,7 +67,7 @@ class UniVidLoad(io.ComfyNode):
             if checkpoint is not None:  # else another node gives it
                 files.checkpoint_path(checkpoint)
         except ValueError as error:
-            return str(error)
+            return sentence(error)
         return True
 
     @classmethod

@@ -7,6 +7,7 @@ from pathlib import Path
 import tyro
 
 from univid.checkpoints import built_in_path
+from univid.dtypes import DTYPES
 
 from .config import Recipe
 from .data.config import SourceConfig
@@ -110,7 +111,7 @@ def parser() -> argparse.ArgumentParser:
     score.add_argument(
         "--workers", type=int, default=1, help="single-threaded processes (default: %(default)s)"
     )
-    score.add_argument("--dtype", default="fp32", choices=["fp32", "bf16", "fp16"])
+    score.add_argument("--dtype", default="fp32", choices=DTYPES)
 
     gallery = commands.add_parser("gallery", help="draw samples.png and steering.png")
     gallery.add_argument("--checkpoint", type=Path, default=BUILT_IN, help="default: the built-in one")

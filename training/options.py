@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from univid.dtypes import DTYPES
+
 from .data.config import DataConfig
 from .lora import LoraConfig
 
@@ -47,7 +49,7 @@ class ShapesOptions:
 
 
 STAGES = ("t2v", "adapters", "adapters_kv", "joint", "full", "lora")
-FROZEN_DTYPES = ("float32", "bfloat16", "float16")
+FROZEN_DTYPES = tuple(DTYPES.values())
 
 
 @dataclass(frozen=True)

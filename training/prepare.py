@@ -19,6 +19,8 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+from univid.dtypes import DTYPES, dtype_of
+
 from . import distributed
 from .data.config import DataConfig, SourceConfig
 from .data.encode import Decoded, Encoder, Window, decode_sample
@@ -29,7 +31,6 @@ from .data.samples import BadSample, Bucket
 from .data.sources import Shards, open_source
 from .stages.base import Encoders, load_base
 
-DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 KINDS = {"images": "image", "clips": "clip"}  # fields of PrepareConfig and folders of `out`: kinds of sources
 ENOUGH = 20  # bad samples, before their share may stop a run that is not over
 LISTED = 10  # bad samples that an error names
@@ -47,8 +48,8 @@ class WorkConfig:
     folder_shard: int = 500  # samples of a shard, where the source is a folder
 
     def __post_init__(self):
-        if self.precision not in DTYPES:
-            raise ValueError(f"precision must be one of {tuple(DTYPES)}, got {self.precision!r}.")
+        if self.precision not in DTYPES.values():
+            raise ValueError(f"precision must be one of {tuple(DTYPES.values())}, got {self.precision!r}.")
         if min(self.gather, self.workers, self.folder_shard) < 1:
             raise ValueError(
                 f"gather, workers and folder_shard must be at least 1, "
@@ -79,8 +80,8 @@ class PrepareConfig:
         )  # fmt: skip
         if self.images is None and self.clips is None:
             raise ValueError("expected images or clips to prepare, got neither; name a folder or tar shards.")
-        if self.dtype not in DTYPES:
-            raise ValueError(f"dtype must be one of {tuple(DTYPES)}, got {self.dtype!r}.")
+        if self.dtype not in DTYPES.values():
+            raise ValueError(f"dtype must be one of {tuple(DTYPES.values())}, got {self.dtype!r}.")
         if not 1 <= self.references <= self.frames:
             raise ValueError(
                 f"references must be between 1 and the {self.frames} frames, got {self.references}."
@@ -147,9 +148,9 @@ def prepare(config: PrepareConfig, *, progress: bool = True) -> Summary:
         shards={name: _names(source) for name, source in sources.items()},
     )
     with claimed(config.out, manifest):
-        encoders = Encoders(model, DTYPES[config.work.precision])
+        encoders = Encoders(model, dtype_of(config.work.precision))
         encoders.device = torch.device(config.work.device)
-        encoder = Encoder(encoders, DTYPES[config.dtype])
+        encoder = Encoder(encoders, dtype_of(config.dtype))
         mine = [job for job in jobs[distributed.rank() :: distributed.processes()] if not job.finished()]
         _Run(config, encoder).work(mine, progress and distributed.rank() == 0)
     return _conclude(config, len(jobs))

@@ -9,6 +9,7 @@ import traceback
 from pathlib import Path
 
 from .cli import build_parser
+from .dtypes import dtype_of
 from .messages import Lines, sentence, shown
 from .signals import stoppable
 
@@ -54,8 +55,9 @@ def _show_safely() -> None:
 
 def generate(args: argparse.Namespace) -> None:
     """Write one video, and its contact sheet if asked."""
+    from . import memory
     from .pipeline import generate as run
-    from .sheet import contact_sheet, save_sheet
+    from .sheet import contact_sheet, frame_bytes, save_sheet
     from .video import check_output, read_image, write_video
 
     _refuse_idle(args)
@@ -66,8 +68,11 @@ def generate(args: argparse.Namespace) -> None:
     model = _load(args)
     clip, clip_fps = (None, None) if args.video is None else _read_source(args, model.profile)
     fps = next(rate for rate in (args.fps, clip_fps, model.profile.fps) if rate is not None)
-    height, width = clip.shape[-2:] if clip is not None else _pixels(args, model.profile)
-    check_output(args.out, fps, _inputs(args), size=(height, width))
+    frames, *pixels = _size(args, model.profile) if clip is None else clip.shape[2:]
+    check_output(args.out, fps, _inputs(args), size=tuple(pixels))
+    if args.sheet:
+        drawn = frames * frame_bytes(*pixels)
+        memory.check(drawn, f"the sheet {shown(args.sheet)} needs", "leave it out, or ask for fewer frames")
     size = {} if clip is not None else {"frames": args.frames, "height": args.height, "width": args.width}
     started = time.perf_counter()
     with ProgressBars() as progress:
@@ -96,8 +101,9 @@ def generate(args: argparse.Namespace) -> None:
 
 def sweep(args: argparse.Namespace) -> None:
     """Write the grid of text weights against picture weights as one picture."""
+    from . import memory
     from .pipeline import generate as run
-    from .sheet import save_sheet, sweep_sheet
+    from .sheet import cell_bytes, save_sheet, shown_frames, sweep_sheet
     from .video import read_image
 
     _refuse_idle(args)
@@ -105,26 +111,32 @@ def sweep(args: argparse.Namespace) -> None:
     image = read_image(args.image)
     model = _load(args)
     common = _common(args, model.profile)
+    cells = len(args.text_weights) * len(args.image_weights)
+    frames, *pixels = _size(args, model.profile)
+    memory.check(
+        cells * cell_bytes(*pixels, frames),
+        f"a sweep of {cells:,} clips needs",
+        "give fewer weights",
+    )
     grid = []
     for row, text_weight in enumerate(args.text_weights):
         clips = []
         for column, image_weight in enumerate(args.image_weights):
             number = row * len(args.image_weights) + column + 1
-            with ProgressBars(f"{number}/{len(args.text_weights) * len(args.image_weights)} ") as progress:
-                clips.append(
-                    run(
-                        model,
-                        args.prompt,
-                        image,
-                        text_weight=text_weight,
-                        image_weight=image_weight,
-                        frames=args.frames,
-                        height=args.height,
-                        width=args.width,
-                        callback=progress,
-                        **common,
-                    )
+            with ProgressBars(f"{number}/{cells} ") as progress:
+                clip = run(
+                    model,
+                    args.prompt,
+                    image,
+                    text_weight=text_weight,
+                    image_weight=image_weight,
+                    frames=args.frames,
+                    height=args.height,
+                    width=args.width,
+                    callback=progress,
+                    **common,
                 )
+            clips.append(shown_frames(clip))
         grid.append(clips)
     page = sweep_sheet(
         grid,
@@ -183,7 +195,7 @@ def import_source(args: argparse.Namespace) -> None:
         prediction=args.prediction,
         extend=args.extend,
         vision=args.vision,
-        dtype=None if args.dtype == "auto" else _dtype(args.dtype),
+        dtype=None if args.dtype == "auto" else dtype_of(args.dtype),
         seed=args.seed,
     )
     report = planned.report
@@ -260,7 +272,7 @@ def _load(args: argparse.Namespace):
     if device.type not in ("cpu", best.type):
         raise ValueError(f"this machine has no device {args.device!r}; give 'auto' or '{best}'.")
     best_dtype = "fp32" if device.type == "cpu" else "bf16"
-    dtype = _dtype(best_dtype if args.dtype == "auto" else args.dtype)
+    dtype = dtype_of(best_dtype if args.dtype == "auto" else args.dtype)
     model = load(args.checkpoint, device=device, dtype=dtype)
     for given in args.lora:
         apply_lora(model, *split_strength(given))
@@ -276,12 +288,6 @@ def split_strength(given: str) -> tuple[str, float]:
         return path, float(strength)
     except ValueError:
         return given, 1.0
-
-
-def _dtype(name: str):
-    import torch
-
-    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[name]
 
 
 def _common(args: argparse.Namespace, profile) -> dict:
@@ -342,15 +348,13 @@ def _read_source(args: argparse.Namespace, profile):
         raise ValueError(
             f"{args.video} has {clip.shape[2]} frames, fewer than --frames {args.frames}; ask for fewer."
         )
-    return fit(clip, *_pixels(args, profile)), fps
+    return fit(clip, *_size(args, profile)[1:]), fps
 
 
-def _pixels(args: argparse.Namespace, profile) -> tuple[int, int]:
-    """Height and width of the clip to make."""
-    height, width = (
-        getattr(profile, n) if getattr(args, n) is None else getattr(args, n) for n in ("height", "width")
-    )
-    return height, width
+def _size(args: argparse.Namespace, profile) -> tuple[int, int, int]:
+    """Frames, height and width of a clip: as asked, else the profile's."""
+    asked = {name: getattr(args, name) for name in ("frames", "height", "width")}
+    return tuple(getattr(profile, name) if value is None else value for name, value in asked.items())
 
 
 def _inputs(args: argparse.Namespace) -> list[str | None]:

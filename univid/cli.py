@@ -2,6 +2,8 @@
 
 import argparse
 
+from .dtypes import DTYPES
+
 SAMPLERS = "euler, euler_ancestral, ddim, heun, dpmpp_2m, dpmpp_2m_sde"
 SCHEDULES = "normal, karras, exponential, sgm_uniform, simple, ddim_uniform"
 ORIGINS = (
@@ -150,7 +152,7 @@ def _import(parser: argparse.ArgumentParser) -> None:
     )
     choices.add_argument(
         "--dtype",
-        choices=("auto", "fp32", "bf16", "fp16"),
+        choices=("auto", *DTYPES),
         default="auto",
         help="of all weights (default: auto, each part's own)",
     )
@@ -255,7 +257,7 @@ def _machine(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--dtype",
-        choices=("auto", "fp32", "bf16", "fp16"),
+        choices=("auto", *DTYPES),
         default="auto",
         help="auto: fp32 on cpu, else bf16",
     )

@@ -184,12 +184,14 @@ CPU_TOKENS, TOKENS = 1024, 32768
 class FeedForward(nn.Module):
     """Stable Diffusion's gated feed-forward, four times as wide inside, a number of tokens at a time."""
 
+    tokens: int | None = None  # at once; None = what suits the device
+
     def __init__(self, make: Layers, width: int):
         super().__init__()
         self.net = nn.Sequential(GEGLU(make, width, 4 * width), nn.Identity(), make.Linear(4 * width, width))
 
     def forward(self, x: Tensor) -> Tensor:
-        tokens = CPU_TOKENS if x.is_cpu else TOKENS
+        tokens = self.tokens or (CPU_TOKENS if x.is_cpu else TOKENS)
         return torch.cat([self.net(some) for some in x.flatten(0, -2).split(tokens)]).view(x.shape)
 
 

@@ -22,6 +22,13 @@ def sentence(text: object, most: int = LIMIT) -> str:
     return shown(" ".join(str(text).split()), most)
 
 
+def clean(error: BaseException | None) -> None:
+    """Make the texts of an error, and of those that led to it, a `sentence` each, in place."""
+    while error is not None:
+        error.args = tuple(sentence(part) if isinstance(part, str) else part for part in error.args)
+        error = error.__cause__ or error.__context__
+
+
 class Lines(logging.Formatter):
     """Formats a log record as one `sentence`."""
 

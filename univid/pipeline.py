@@ -7,7 +7,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from . import samplers
+from . import memory, samplers
 from .conditioning import Conditioning, check_weights, concat_frames
 from .config import SamplingProfile
 from .guidance import Joint, Nested, Separate
@@ -85,6 +85,9 @@ def generate(
     )
     report = callback or (lambda stage, done, total: None)
     device = next(model.unet.parameters()).device
+    seen = image is not None and model.config.unet.image_stream is not None
+    branches = len(guider.plan(text_weight > 0, seen and image_weight > 0))
+    _check_memory(model, len(prompts), branches, (t, h, w), device)
 
     cond, uncond = encode_conditions(model, prompts, image, negative, text_weight, image_weight)
     # No branch of guidance is without these two, as in the sources.
@@ -127,7 +130,7 @@ def generate(
     report("decode", 0, len(prompts) * t)
     result = model.vae.decode(x, callback=lambda done, total: report("decode", done, total))
     _check_finite(result, "the VAE decoder", model)
-    return result.float().clamp(-1, 1).cpu()
+    return result.float().clamp_(-1, 1).cpu()
 
 
 def profile_guider(profile: SamplingProfile) -> Guider:
@@ -278,8 +281,23 @@ def _size(
     return size
 
 
+def _check_memory(
+    model: UniVid, clips: int, branches: int, size: tuple[int, int, int], device: torch.device
+) -> None:
+    """Refuse what would not fit into a CPU's memory; other devices say so themselves."""
+    needed = (
+        memory.needed(model.config, clips=clips, branches=branches, size=size, dtype=model.unet.dtype)
+        if device.type == "cpu"
+        else memory.finished(clips, size)
+    )
+    t, h, w = size
+    what = f"{f'{clips:,} x ' if clips > 1 else ''}{t:,} frames of {w:,} x {h:,} need"
+    memory.check(needed, what, "ask for fewer frames, or a smaller height and width")
+
+
 def _check_finite(tensor: Tensor | None, stage: str, model: UniVid) -> None:
-    if tensor is not None and not torch.isfinite(tensor).all():
+    # By the extremes, because isfinite() makes a copy as large as the clip.
+    if tensor is not None and not torch.stack(tensor.aminmax()).isfinite().all():
         dtype = str(model.unet.dtype).removeprefix("torch.")
         advice = (
             "the checkpoint is damaged" if dtype == "float32" else "try dtype fp32, or bf16 instead of fp16"

@@ -71,7 +71,12 @@ def sample_ddim(
 
     x0_scale: the schedule's. Where s changes, DDIM at eta > 0 is no longer ancestral sampling: it takes the
     fresh noise from abar, which does not know of s, as VideoCrafter and DynamiCrafter do.
+
+    Raises:
+        ValueError: eta above 0, and nothing to draw its noise from.
     """
+    if eta and noise is None:
+        raise ValueError(f"ddim with eta {eta:g} adds noise to every step, got none; give noise, or eta 0.")
     for step, sigma, sigma_next in _steps(sigmas):
         denoised = _denoise(denoise, x, sigma, step, sigmas, callback)
         kept = sigma_next / sigma

@@ -108,6 +108,21 @@ def sweep_sheet(
     return page
 
 
+def shown_frames(video: Tensor, count: int = 4) -> Tensor:
+    """Of a clip `[1 3 t h w]` the `count` frames, or fewer, that a cell of `sweep_sheet` shows; a copy."""
+    return video[:, :, _spread(video.shape[2], count)]
+
+
+def frame_bytes(height: int, width: int) -> int:
+    """Memory that one frame of a contact sheet takes, as its own picture and on the page."""
+    return _drawn_bytes(height, width, TILE)
+
+
+def cell_bytes(height: int, width: int, frames: int) -> int:
+    """Memory that one cell of `sweep_sheet` takes: the frames that it shows, their pictures and the page."""
+    return min(frames, 4) * (_drawn_bytes(height, width, SWEEP_TILE) + 12 * height * width)
+
+
 def save_sheet(page: Image.Image, path: str | Path) -> None:
     """Write a sheet as PNG, complete or not at all.
 
@@ -133,6 +148,16 @@ def _scaled(frame: np.ndarray, size: int) -> Image.Image:
     return picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
 
 
+def _drawn_bytes(height: int, width: int, size: int) -> int:
+    longest = max(height, width)
+    scale = 2 * size / longest if longest > 2 * size else max(1, round(size / longest))
+    return round(2 * 3 * height * width * scale**2)
+
+
+def _spread(frames: int, count: int) -> list[int]:
+    return [round(i) for i in np.linspace(0, frames - 1, min(count, frames))]
+
+
 def _fitted(picture: Image.Image, width: int, height: int) -> Image.Image:
     """Scale to fit into the box, keeping the proportions."""
     scale = min(width / picture.width, height / picture.height)
@@ -141,8 +166,7 @@ def _fitted(picture: Image.Image, width: int, height: int) -> Image.Image:
 
 
 def _strip(frames: np.ndarray, count: int) -> Image.Image:
-    chosen = [round(i) for i in np.linspace(0, len(frames) - 1, min(count, len(frames)))]
-    pictures = [_scaled(frames[i], SWEEP_TILE) for i in chosen]
+    pictures = [_scaled(frames[i], SWEEP_TILE) for i in _spread(len(frames), count)]
     width, height = pictures[0].size
     strip = Image.new("RGB", (len(pictures) * (width + 2) - 2, height), PAPER)
     for index, picture in enumerate(pictures):

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 from .config import VAEConfig
 
+CHUNK = 8  # frames at a time
+
 
 class Autoencoder(nn.Module):
     """Encode videos to final latents (`scale` times the raw ones) and decode them, frame by frame.
@@ -40,7 +42,7 @@ class Autoencoder(nn.Module):
         video: Tensor,
         *,
         generator: torch.Generator | None = None,
-        chunk: int = 8,
+        chunk: int = CHUNK,
         tile: int | None = None,
     ) -> Tensor:
         """Video `[b 3 t h w]` in -1..1 to final latents `[b 4 t h/8 w/8]`.
@@ -69,7 +71,7 @@ class Autoencoder(nn.Module):
         self,
         latents: Tensor,
         *,
-        chunk: int = 8,
+        chunk: int = CHUNK,
         tile: int | None = None,
         callback: Callable[[int, int], None] | None = None,
     ) -> Tensor:
@@ -84,14 +86,17 @@ class Autoencoder(nn.Module):
         """
         images = partial(_tiled, self.decode_images, tile=tile, cell_in=1, cell_out=self.config.factor)
         frames = rearrange(latents, "b c t h w -> (b t) c h w")
-        decoded = []
+        video = None
         done = 0
         for cells in frames.split(chunk):
-            decoded.append(images(cells))
+            decoded = images(cells)
+            if video is None:  # filled piece by piece: what is joined at the end is there twice
+                video = decoded.new_empty(len(frames), *decoded.shape[1:])
+            video[done : done + len(cells)] = decoded
             done += len(cells)
             if callback is not None:
                 callback(done, len(frames))
-        return rearrange(torch.cat(decoded), "(b t) c h w -> b c t h w", b=len(latents))
+        return rearrange(video, "(b t) c h w -> b c t h w", b=len(latents))
 
     def encode_moments(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log variance of the posterior of images `[n 3 h w]`, each `[n 4 h/8 w/8]`, unscaled.

@@ -18,11 +18,12 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from ...univid import curves
+from ...univid import curves, memory
 from ...univid.conditioning import Conditioning, with_null_image
 from ...univid.config import ModelConfig, SamplingProfile, UNetConfig
 from ...univid.diffusion import NoiseSchedule
-from ...univid.layers import even_places, segment_centers
+from ...univid.dtypes import dtype_of
+from ...univid.layers import CPU_TOKENS, TOKENS, even_places, segment_centers
 from ...univid.unet import UNet
 from ...univid.vae import Autoencoder
 from . import conditioning as keys
@@ -34,12 +35,6 @@ from .schedule import own_sampling, sampling_settings
 from .weights import AUTO, Weights, open_checkpoint
 
 REFERENCES = "univid_reference_frames"  # transformer option: {f: number of reference frames}
-DTYPES = {
-    "fp32": torch.float32,
-    "bf16": torch.bfloat16,
-    "fp16": torch.float16,
-    "fp8_e4m3fn": torch.float8_e4m3fn,
-}
 MODEL_TYPES = {"eps": comfy.model_base.ModelType.EPS, "v": comfy.model_base.ModelType.V_PREDICTION}
 
 logger = logging.getLogger(__name__)
@@ -238,11 +233,10 @@ class UniVidModel(comfy.model_base.BaseModel):
         return cond_value._copy_with(part)
 
     def memory_required(self, input_shape, cond_shapes=None) -> float:
-        """Bytes of one call, measured (tests/host): activations grow with frames, cells and width alike."""
-        unet = self.univid_config.unet
+        """Bytes of one call; input_shape: `[b * t, c, h, w]`."""
         cells = input_shape[0] * input_shape[-2] * input_shape[-1]
-        size = management.dtype_size(self.get_dtype_inference())
-        return cells * unet.model_channels * size * ACTIVATIONS
+        tokens = CPU_TOKENS if management.get_torch_device().type == "cpu" else TOKENS
+        return memory.activations(self.univid_config.unet, cells, self.get_dtype_inference(), tokens)
 
     def check_latents(self, noise: Tensor) -> int:
         """The number of frames of latents or noise `[t 4 h w]`; ValueError for those of another model."""
@@ -260,7 +254,6 @@ class UniVidModel(comfy.model_base.BaseModel):
 
 
 SD_VAE_CHANNELS = 128  # a narrower VAE is the checkpoint's own, whose latents the host cannot preview
-ACTIVATIONS = 40  # values alive at the peak of a forward, per latent cell and base channel
 
 
 def profile_of(model) -> SamplingProfile:
@@ -279,7 +272,7 @@ def profile_of(model) -> SamplingProfile:
 def load_model(path: str | Path, dtype: str = "auto", source: str = AUTO, disable_dynamic: bool = False):
     """A MODEL (ModelPatcher) from a UniVid checkpoint or a foreign one; Stable Diffusion's time is untrained.
 
-    dtype: "auto" or a name of DTYPES, for the weights. source: as `open_checkpoint`.
+    dtype: "auto" or a name of STORED_DTYPES, for the weights. source: as `open_checkpoint`.
 
     Raises:
         ValueError: not such a file, damaged, or weights that are not finite.
@@ -302,7 +295,7 @@ def load_model(path: str | Path, dtype: str = "auto", source: str = AUTO, disabl
             model_params=parameters, supported_dtypes=supported, weight_dtype=storage
         )
     else:
-        chosen = DTYPES[dtype]
+        chosen = dtype_of(dtype)
     host_config.set_inference_dtype(chosen, management.unet_manual_cast(chosen, device, supported))
     offload = management.unet_offload_device()
     model = UniVidModel(weights.config, weights.profile, host_config, device=offload)

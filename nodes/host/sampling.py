@@ -9,7 +9,9 @@ import comfy.utils
 import torch
 from torch import Tensor
 
+from ...univid import memory
 from ...univid.guidance import Pulls
+from ...univid.machine import available_memory
 from .ddim import ddim
 from .guider import Guidance, UniVidGuider
 from .model import profile_of
@@ -88,8 +90,19 @@ def preflight(model, samples: Tensor, guider: UniVidGuider) -> None:
     estimate = model.model.memory_required([branches * frames, *samples.shape[1:]])
     logger.info(
         "UniVid: %d frames of %d x %d, %d branches a step, %s, about %.2f GB for activations",
-        frames, 8 * width, 8 * height, branches, _dtype(model), estimate / 2**30,
+        frames, 8 * width, 8 * height, branches, _dtype(model), estimate / 1e9,
     )  # fmt: skip
+    clip = memory.finished(1, (frames, 8 * height, 8 * width))
+    for what, needed, there in (
+        ("a step", estimate, management.get_total_memory(model.load_device)),
+        ("the finished clip", clip, available_memory()),
+    ):
+        if needed > there:
+            logger.warning(
+                "UniVid: %s needs about %.1f GB of memory, more than the %.1f GB there are; make fewer "
+                "or smaller frames, or use context windows",
+                what, needed / 1e9, there / 1e9,
+            )  # fmt: skip
 
 
 def _callback(model, steps: int):

@@ -24,6 +24,7 @@ from training.data.shapes import Scene
 from training.state import atomic
 from univid.checkpoints import load
 from univid.config import SamplingProfile
+from univid.dtypes import DTYPES, dtype_of
 from univid.initialization import initialize
 from univid.model import UniVid
 from univid.pipeline import generate, profile_guider
@@ -36,7 +37,6 @@ SCENES = {"seen": shapes.SEEN_SCENES, "held_out": shapes.HELD_OUT_SCENES}
 CONTENT = ("color", "shape", "background")  # what a picture can show
 NEAR = 0.08  # sides, between the picture's position and a clip's nearest frame
 SLACK = 0.05  # how far steering may go back on its way
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 T2V = "T2V, seen"
 
 
@@ -311,7 +311,7 @@ def _read_job(job: Job) -> list[Reading]:
 @lru_cache(maxsize=2)
 def _model(checkpoint: str, untrained: int | None, device: str, dtype: str) -> UniVid:
     """The model of a checkpoint; with a seed in `untrained` its U-Net is as training starts from."""
-    model = load(checkpoint, device=device, dtype=DTYPES[dtype])
+    model = load(checkpoint, device=device, dtype=dtype_of(dtype))
     if untrained is not None:
         initialize(model.unet, untrained)
     return model

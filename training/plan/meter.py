@@ -3,8 +3,7 @@ no contents, so the full-size network runs forward and backward in seconds on an
 """
 
 import contextlib
-import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -12,9 +11,10 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_map
 from torch.utils.flop_counter import flop_registry
+
+from univid import memory
 
 # What autocast does on an accelerator: matrix products in the low precision, statistics in float32, all else
 # in the precision that comes. (Its rules for a CPU differ: there normalisations stay in the low precision.)
@@ -73,61 +73,20 @@ class Autocast(TorchFunctionMode):
         return copy
 
 
-class Ledger(TorchDispatchMode):
-    """Keeps the account of the storages that live, in bytes by kind, and of the FLOPs.
-
-    live: {"activations": bytes, "copies": bytes}; peak: the same at the moment of the highest sum;
-    peak_activations: the most of that kind alone. flops: of all operations. What was there before (weights,
-    inputs) is not in it.
-    """
+class Ledger(memory.Ledger):
+    """Also counts FLOPs, of all operations."""
 
     def __init__(self):
         super().__init__()
-        self.live = {"activations": 0, "copies": 0}
-        self.peak = dict(self.live)
-        self.peak_activations = 0
         self.flops = 0
-        self.kind = "activations"
-        self._entries: dict[int, weakref.ref] = {}
-
-    def known(self, tensors: list[Tensor]) -> None:
-        """Leave these out of the account: they are counted elsewhere."""
-        for tensor in tensors:
-            self._entries[tensor.untyped_storage()._cdata] = weakref.ref(tensor.untyped_storage())
-
-    @contextlib.contextmanager
-    def naming(self, kind: str) -> Iterator[None]:
-        before, self.kind = self.kind, kind
-        yield
-        self.kind = before
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        kwargs = kwargs or {}
-        out = function(*args, **kwargs)
+        out = super().__torch_dispatch__(function, types, args, kwargs)
         # The formulas of torch's FlopCounterMode. The mode itself follows the modules, and thereby keeps what
         # checkpointing computes again alive until the garbage collector comes.
         if (count := flop_registry.get(function._overloadpacket)) is not None:
-            self.flops += count(*args, **kwargs, out_val=out)
-        for tensor in tree_leaves(out):
-            if isinstance(tensor, Tensor):
-                self._enter(tensor.untyped_storage())
-        if sum(self.live.values()) > sum(self.peak.values()):
-            self.peak = dict(self.live)
-        self.peak_activations = max(self.peak_activations, self.live["activations"])
+            self.flops += count(*args, **(kwargs or {}), out_val=out)
         return out
-
-    def _enter(self, storage: torch.UntypedStorage) -> None:
-        key = storage._cdata
-        if key in self._entries:
-            return
-        kind, size = self.kind, storage.nbytes()
-
-        def leave(_) -> None:
-            self.live[kind] -= size
-            del self._entries[key]
-
-        self.live[kind] += size
-        self._entries[key] = weakref.ref(storage, leave)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from .. import memory
 from ..config import ModelConfig, SamplingProfile, check_start, from_json, to_json
 from ..encoders import ImageEncoder, TextEncoder
 from ..model import UniVid
@@ -99,6 +100,8 @@ def load(
     config, profile, info = read_header(reader)
     modules = build_meta(reader, config)
     chosen = {name: modules[name] for name in parts if getattr(config, PARTS[name].field) is not None}
+    if torch.device(device).type == "cpu":
+        _check_memory(reader, chosen, dtype)
     for name, module in chosen.items():
         weights = {}
         for key in module.state_dict():
@@ -193,6 +196,18 @@ def check_finite(tensor: torch.Tensor, problem: str) -> None:
     """Refuse nan and infinite weights with a sentence that starts with `problem`."""
     if not tensor.float().isfinite().all():  # float(): no isfinite for 8-bit floats
         raise ValueError(f"{problem}; take an earlier or another one.")
+
+
+def _check_memory(reader: stream.Reader, modules: Mapping[str, nn.Module], dtype: torch.dtype | None) -> None:
+    entries = [
+        reader.entries[PARTS[name].prefix + key]
+        for name, module in modules.items()
+        for key in module.state_dict()
+    ]
+    needed = sum(
+        entry.num_bytes // entry.dtype.itemsize * (dtype or entry.dtype).itemsize for entry in entries
+    )
+    memory.check(needed, f"the weights of {reader.path} need", "close other programs, or load them as bf16")
 
 
 def _depth(config: ModelConfig) -> int:

@@ -1,0 +1,260 @@
+"""The estimate against what a process takes, and what there is against made-up machines."""
+
+import ctypes
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from univid import generate, load, machine, memory
+from univid.checkpoints import native
+from univid.guidance import Joint, Nested
+from univid.presets import PRESETS
+from univid.unet import UNet
+
+ROOT = Path(__file__).parent.parent
+TINY = PRESETS["tiny"]
+GB = 10**9
+PROMPT = "a red circle moves left on a black background"
+
+
+# Counting
+
+MEASURED = """
+import json, sys
+import torch
+from univid import guidance, load, memory, pipeline
+
+def held(name):
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) * 1024 for line in status if line.startswith(name))
+
+torch.set_num_threads(1)
+clips, frames, height, width, scale = json.loads(sys.argv[1])
+model = load(dtype=torch.float32)
+def call(clips, frames, height, width):
+    pipeline.generate(model, ["a red circle"] * clips, frames=frames, height=height, width=width, steps=1,
+                      guidance=guidance.Joint(scale))
+call(1, 2, 64, 64)
+before = held("VmRSS")
+with open("/proc/self/clear_refs", "w") as peak:
+    peak.write("5")
+call(clips, frames, height, width)
+branches = 1 if scale == 1 else 2
+estimate = memory.needed(
+    model.config, clips=clips, branches=branches, size=(frames, height, width), dtype=torch.float32
+)
+print(json.dumps([held("VmHWM") - before, estimate]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not Path("/proc/self/clear_refs").exists(), reason="reads what a process holds from /proc"
+)
+@pytest.mark.parametrize(
+    "call",
+    [
+        (1, 24, 320, 576, 3.0),  # the paper's clip: the network's activations
+        (1, 8, 512, 512, 1.0),  # the decoder's
+        (2, 8, 256, 256, 3.0),
+        (1, 4000, 64, 64, 1.0),  # many small frames
+    ],
+    ids=str,
+)
+def test_the_estimate_is_near_what_a_process_takes(call):
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURED, json.dumps(call)], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    measured, estimate = json.loads(done.stdout)
+    print(f"{call}: measured {measured / 1e6:.0f} MB, estimate {estimate / measured:.2f} of it")
+    assert 0.8 < estimate / measured < 1.25
+
+
+def ledger_on_the_cpu(clips, frames, side):
+    """What a real pass holds, counted storage by storage."""
+    from univid.conditioning import Conditioning
+
+    unet = UNet(TINY.unet).requires_grad_(False)
+    x = torch.zeros(clips, 4, frames, side, side)
+    width = TINY.unet.image_stream.width
+    cond = Conditioning(
+        text=torch.zeros(clips, 7, TINY.unet.context_dim), image=torch.zeros(clips, 5, width),
+        weights=torch.ones(clips, 2),
+    )  # fmt: skip
+    ledger = memory.CpuLedger()
+    ledger.known([*unet.parameters(), x, cond.text, cond.image])
+    with torch.no_grad(), ledger:
+        unet(x, torch.full((clips,), 500.0), cond)
+    return ledger.peak_activations
+
+
+@pytest.mark.parametrize(("clips", "frames", "side"), [(1, 8, 16), (2, 8, 16), (1, 5, 24)])
+def test_activations_are_those_of_a_real_pass(clips, frames, side):
+    counted = memory.activations(TINY.unet, clips * frames * side**2, torch.float32)
+    assert counted == pytest.approx(ledger_on_the_cpu(clips, frames, side), rel=0.12)
+
+
+def test_the_estimate_grows_as_it_must():
+    def activations(cells, dtype=torch.float32, tokens=1024, config=TINY.unet):
+        return memory.activations(config, cells, dtype, tokens)
+
+    assert activations(10**6) == pytest.approx(10 * activations(10**5), rel=0.05)
+    assert activations(10**6, torch.bfloat16) == pytest.approx(activations(10**6) / 2, rel=0.1)
+    assert activations(10**6, tokens=32768) > activations(10**6) > 0.5 * activations(10**6, tokens=32768)
+
+    def needed(**changes):
+        asked = {"clips": 1, "branches": 2, "size": (16, 256, 256), "dtype": torch.float32}
+        return memory.needed(TINY, **(asked | changes))
+
+    assert needed(clips=2) > 1.5 * needed() and needed(branches=3) > 1.3 * needed()
+    assert needed(size=(32, 256, 256)) > 1.5 * needed() and needed(size=(16, 512, 512)) > 3 * needed()
+    huge = needed(size=(10**6, 64, 64))
+    assert 10**11 < huge < 10**12 and memory.finished(1, (10**6, 64, 64)) < huge
+
+
+# Refusing
+
+
+@pytest.fixture
+def small_machine(monkeypatch):
+    """A machine with this much free memory."""
+
+    def having(size):
+        monkeypatch.setattr(memory, "available_memory", lambda: size)
+
+    return having
+
+
+def test_what_does_not_fit_is_refused_with_both_figures(small_checkpoint, small_machine):
+    model = load(small_checkpoint)
+    stages = []
+    small_machine(3 * GB)
+    for size in ({"frames": 10**6}, {"height": 80_000, "width": 80_000}, {"height": 8_000_000, "width": 8}):
+        with pytest.raises(
+            ValueError, match=r"need about [\d,.]+ GB of memory, and 3.0 GB are free; ask for fewer"
+        ):
+            generate(model, PROMPT, callback=lambda *event: stages.append(event), **size)
+    assert stages == []
+    generate(model, PROMPT, frames=2)
+
+
+def test_the_figures_follow_the_call(small_checkpoint, small_machine):
+    """A machine just large enough for one branch refuses two; one for a clip, two clips."""
+    model = load(small_checkpoint)
+    size = {"frames": 6, "height": 256, "width": 256}
+    shape = tuple(size.values())
+    one, two = (
+        memory.needed(model.config, clips=1, branches=b, size=shape, dtype=model.unet.dtype) for b in (1, 2)
+    )
+    assert two > one
+    small_machine((one + two) // 2)
+    generate(model, PROMPT, guidance=Joint(1.0), steps=1, **size)
+    for more in ({"guidance": Joint(2.0)}, {"guidance": Nested(2.0, 2.0)}):
+        with pytest.raises(ValueError, match="6 frames of 256 x 256 need about"):
+            generate(model, PROMPT, steps=1, **size, **more)
+    with pytest.raises(ValueError, match="2 x 6 frames of 256 x 256 need about"):
+        generate(model, [PROMPT, PROMPT], guidance=Joint(1.0), steps=1, **size)
+
+
+def test_weights_that_do_not_fit_are_refused_before_they_are_read(
+    small_checkpoint, small_machine, monkeypatch
+):
+    held = sum(p.nbytes for p in load(small_checkpoint).unet.parameters())
+    whole = small_checkpoint.stat().st_size
+    monkeypatch.setattr(native.stream.Reader, "read", lambda *_: pytest.fail("a tensor was read"))
+    small_machine(whole // 2)
+    with pytest.raises(ValueError, match="the weights of .* need about .* are free"):
+        load(small_checkpoint)
+    small_machine(held - 1)
+    with pytest.raises(ValueError, match="need about"):
+        load(small_checkpoint, parts=("unet",))
+    small_machine(held // 2 + 1)
+    with pytest.raises(pytest.fail.Exception):  # as half as large a type they fit
+        load(small_checkpoint, parts=("unet",), dtype=torch.bfloat16)
+
+
+# What there is
+
+
+def linux(tmp_path, meminfo, cgroup="", files=None):
+    (tmp_path / "proc" / "self").mkdir(parents=True)
+    (tmp_path / "proc" / "meminfo").write_text(meminfo)
+    (tmp_path / "proc" / "self" / "cgroup").write_text(cgroup)
+    for name, text in (files or {}).items():
+        path = tmp_path / "cgroup" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return machine.available_memory(tmp_path / "proc", tmp_path / "cgroup")
+
+
+MEMINFO = "MemTotal: 16000000 kB\nMemAvailable:   8000000 kB\nSwapFree:  1000000 kB\nHugePages_Total: 0\n"
+WHOLE = 9_000_000 * 1024
+
+
+@pytest.mark.parametrize(
+    ("cgroup", "files", "expected"),
+    [
+        ("", {}, WHOLE),
+        ("0::/\n", {}, WHOLE),
+        ("0::/\n", {"memory.max": "max\n", "memory.current": "5\n"}, WHOLE),
+        (  # a container that sees its own group as the root
+            "0::/\n",
+            {
+                "memory.max": "2000000000\n",
+                "memory.current": "500000000\n",
+                "memory.stat": "anon 1\ninactive_file 100000000\n",
+            },
+            1_600_000_000,
+        ),
+        (  # the limit of a group around it counts
+            "0::/user.slice/job.scope\n",
+            {
+                "user.slice/memory.max": "1000\n",
+                "user.slice/memory.current": "400\n",
+                "user.slice/job.scope/memory.max": "max\n",
+                "user.slice/job.scope/memory.current": "300\n",
+            },
+            600,
+        ),
+        ("0::/a\n", {"a/memory.max": "100\n", "a/memory.current": "400\n"}, 0),
+        (  # version 1
+            "5:cpu,cpuacct:/x\n4:memory:/docker/abc\n",
+            {
+                "memory/docker/abc/memory.limit_in_bytes": "3000\n",
+                "memory/docker/abc/memory.usage_in_bytes": "1000\n",
+                "memory/docker/abc/memory.stat": "total_inactive_file 50\n",
+            },
+            2050,
+        ),
+        (  # version 1, where the container sees its group as the root
+            "4:memory:/docker/abc\n",
+            {"memory/memory.limit_in_bytes": "3000\n", "memory/memory.usage_in_bytes": "1000\n"},
+            2000,
+        ),
+    ],
+)
+def test_a_container_has_what_its_groups_leave(tmp_path, cgroup, files, expected):
+    assert linux(tmp_path, MEMINFO, cgroup, files) == expected
+
+
+def test_other_systems(tmp_path, monkeypatch):
+    assert 10**8 < machine.available_memory() < 10**14
+    pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    assert machine.available_memory(tmp_path, tmp_path) == pages  # neither /proc nor groups
+    monkeypatch.delattr(os, "sysconf")
+    assert machine.available_memory(tmp_path, tmp_path) == sys.maxsize
+
+    def fill(pointer):
+        assert ctypes.sizeof(pointer._obj) == 64 and pointer._obj.length == 64
+        ctypes.memmove(ctypes.byref(pointer._obj, 32), (123456789).to_bytes(8, "little"), 8)
+
+    windows = SimpleNamespace(kernel32=SimpleNamespace(GlobalMemoryStatusEx=fill))
+    monkeypatch.setattr(ctypes, "windll", windows, raising=False)
+    assert machine.available_memory() == 123456789

@@ -1,0 +1,204 @@
+"""What a call takes of the memory, counted before it is made; `machine.py` says what there is.
+
+On the meta device tensors have sizes and no contents. There a network of any size runs in a moment, while a
+ledger adds up what lives. What it finds for one latent cell holds for any number of them: attention keeps no
+matrix of pairs, and all else grows with the cells.
+"""
+
+import contextlib
+import math
+import weakref
+from collections.abc import Iterator
+from functools import lru_cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from .conditioning import Conditioning
+from .config import ModelConfig, UNetConfig, VAEConfig
+from .layers import CPU_TOKENS, FeedForward
+from .machine import available_memory
+from .unet import UNet
+from .vae import CHUNK, Autoencoder
+
+GB = 1e9
+FRAMES, SIDE = 4, 16  # of the latents that are counted
+# glibc keeps freed tensors of less than 32 MB, where they seldom fit the next ones: measured, up to this.
+KEPT_SHARE, KEPT_MOST = 0.3, 128 * 2**20
+# Of a finished clip: float32, and once more for what is made of it, 8-bit frames and a palette's picture.
+CLIP_BYTES = 4 + 2
+
+
+class Ledger(TorchDispatchMode):
+    """Keeps the account of the storages that live, in bytes by kind.
+
+    live: {kind: bytes}; peak: the same at the moment of the highest sum; peak_activations: the most of that
+    kind alone. What was there before (weights, inputs) is not in it.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.live = {"activations": 0, "copies": 0}
+        self.peak = dict(self.live)
+        self.peak_activations = 0
+        self.kind = "activations"
+        self._entries: dict[int, weakref.ref] = {}
+
+    def known(self, tensors: list[Tensor]) -> None:
+        """Leave these out of the account: they are counted elsewhere."""
+        for tensor in tensors:
+            self._entries[tensor.untyped_storage()._cdata] = weakref.ref(tensor.untyped_storage())
+
+    @contextlib.contextmanager
+    def naming(self, kind: str) -> Iterator[None]:
+        """What begins to live in the block is of this kind."""
+        before, self.kind = self.kind, kind
+        yield
+        self.kind = before
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, Tensor):
+                self._enter(tensor.untyped_storage())
+        self._see(0)
+        return out
+
+    def _see(self, scratch: int) -> None:
+        """Compare with the peaks; scratch: bytes that a kernel takes beside what lives."""
+        now = {**self.live, "activations": self.live["activations"] + scratch}
+        if sum(now.values()) > sum(self.peak.values()):
+            self.peak = now
+        self.peak_activations = max(self.peak_activations, now["activations"])
+
+    def _enter(self, storage: torch.UntypedStorage) -> None:
+        key = storage._cdata
+        if key in self._entries:
+            return
+        kind, size = self.kind, storage.nbytes()
+
+        def leave(_) -> None:
+            self.live[kind] -= size
+            del self._entries[key]
+
+        self.live[kind] += size
+        self._entries[key] = weakref.ref(storage, leave)
+
+
+class CpuLedger(Ledger):
+    """Also counts the copy that a CPU's convolution makes of an input whose channels are not last."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        out = super().__torch_dispatch__(function, types, args, kwargs)
+        if function is torch.ops.aten.convolution.default:
+            x, kernel = args[0], args[1]
+            if kernel.shape[2:].numel() > 1 and not x.is_contiguous(memory_format=torch.channels_last):
+                self._see(x.nbytes)
+        return out
+
+
+class Kernels(TorchFunctionMode):
+    """Attention by a kernel that keeps no matrix of pairs; the meta device would choose the plain formula."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if function is F.scaled_dot_product_attention:
+            return torch.ops.aten._scaled_dot_product_flash_attention(*args)[0]
+        return function(*args, **(kwargs or {}))
+
+
+def activations(config: UNetConfig, cells: int, dtype: torch.dtype, tokens: int = CPU_TOKENS) -> int:
+    """Bytes that one forward pass of the U-Net takes beside its weights.
+
+    Args:
+        cells: latent cells of all frames, clips and branches of guidance together.
+        tokens: that its feed-forwards take at once.
+    """
+    narrow, wide = _bytes_a_cell(config, dtype)
+    return round(narrow * cells + max(0.0, wide - narrow) * min(cells, tokens))
+
+
+def decoding(config: VAEConfig, frames: int, cells: int, dtype: torch.dtype) -> int:
+    """Bytes that decoding `frames` at once takes beside its weights; cells: of one frame's latents."""
+    return round(_bytes_a_decoded_cell(config, dtype) * frames * cells)
+
+
+def needed(
+    config: ModelConfig, *, clips: int, branches: int, size: tuple[int, int, int], dtype: torch.dtype
+) -> int:
+    """Bytes that `generate` takes on a CPU beside the weights.
+
+    size: (t, h, w) of the clips in pixels. Encoding a video to start from takes less than decoding.
+    """
+    frames, height, width = size
+    cells = (height // config.vae.factor) * (width // config.vae.factor)
+    sampled = _with_kept(activations(config.unet, clips * branches * frames * cells, dtype))
+    decoded = _with_kept(decoding(config.vae, min(CHUNK, clips * frames), cells, dtype))
+    return max(sampled, decoded) + finished(clips, size)
+
+
+def finished(clips: int, size: tuple[int, int, int]) -> int:
+    """Bytes of clips (t, h, w) as `generate` returns them, and of what is made of them to write them."""
+    return clips * math.prod(size) * 3 * CLIP_BYTES
+
+
+def check(needed: int, what: str, advice: str) -> None:
+    """Refuse what does not fit into this machine's memory.
+
+    what: ends in its verb, as "3 frames need".
+
+    Raises:
+        ValueError: "`what` about ... GB of memory, and ... GB are free; `advice`."
+    """
+    there = available_memory()
+    if needed > there:
+        raise ValueError(
+            f"{what} about {needed / GB:,.1f} GB of memory, and {there / GB:,.1f} GB are free; {advice}."
+        )
+
+
+def _with_kept(size: int) -> int:
+    return size + min(round(KEPT_SHARE * size), KEPT_MOST)
+
+
+@lru_cache(maxsize=16)
+def _bytes_a_cell(config: UNetConfig, dtype: torch.dtype) -> tuple[float, float]:
+    """With feed-forwards that take few tokens at once, and with ones that take all."""
+    unet = UNet(config, device="meta", dtype=dtype).requires_grad_(False)
+    stream = config.image_stream
+    clips, text_tokens, image_tokens = 1, 2, 2  # what all frames share is not worth counting
+    with torch.device("meta"):
+        x = torch.empty(clips, config.in_channels, FRAMES, SIDE, SIDE, dtype=dtype)
+        text = torch.empty(clips, text_tokens, config.context_dim, dtype=dtype)
+        image = None if stream is None else torch.empty(clips, image_tokens, stream.width, dtype=dtype)
+        timesteps, numbers = torch.empty(clips), {name: torch.empty(clips) for name in config.numbers}
+    weights = torch.tensor([[1.0, float(image is not None)]])  # the network asks which of its streams are on
+    cond = Conditioning(text=text, image=image, weights=weights, numbers=numbers)
+    cells = FRAMES * SIDE**2
+    found = []
+    for tokens in (SIDE, cells):
+        for layer in unet.modules():
+            if isinstance(layer, FeedForward):
+                layer.tokens = tokens
+        found.append(_peak(unet, lambda: unet(x, timesteps, cond)) / cells)
+    return tuple(found)
+
+
+@lru_cache(maxsize=16)
+def _bytes_a_decoded_cell(config: VAEConfig, dtype: torch.dtype) -> float:
+    with torch.device("meta"):
+        vae = Autoencoder(config).to(dtype).requires_grad_(False)
+        latents = torch.empty(FRAMES, config.latent_channels, SIDE, SIDE, dtype=dtype)
+    return _peak(vae, lambda: vae.decode_images(latents)) / (FRAMES * SIDE**2)
+
+
+@torch.no_grad()
+def _peak(module: nn.Module, run) -> int:
+    ledger = CpuLedger()
+    ledger.known(list(module.parameters()))
+    with Kernels(), ledger:
+        run()
+    return ledger.peak_activations
