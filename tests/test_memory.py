@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from univid import generate, load, machine, memory
+from univid import Clip, Sampling, generate, load, machine, memory
 from univid.checkpoints import native
 from univid.guidance import Joint, Nested
 from univid.presets import PRESETS
@@ -38,8 +38,8 @@ torch.set_num_threads(1)
 clips, frames, height, width, scale = json.loads(sys.argv[1])
 model = load(dtype=torch.float32)
 def call(clips, frames, height, width):
-    pipeline.generate(model, ["a red circle"] * clips, frames=frames, height=height, width=width, steps=1,
-                      guidance=guidance.Joint(scale))
+    pipeline.generate(model, ["a red circle"] * clips, clip=pipeline.Clip(frames, height, width),
+                      sampling=pipeline.Sampling(steps=1), guidance=guidance.Joint(scale))
 call(1, 2, 64, 64)
 before = held("VmRSS")
 with open("/proc/self/clear_refs", "w") as peak:
@@ -107,14 +107,15 @@ def test_the_estimate_grows_as_it_must():
 
     assert activations(10**6) == pytest.approx(10 * activations(10**5), rel=0.05)
     assert activations(10**6, torch.bfloat16) == pytest.approx(activations(10**6) / 2, rel=0.1)
-    assert activations(10**6, tokens=32768) > activations(10**6) > 0.5 * activations(10**6, tokens=32768)
+    few, all_at_once = activations(10**5), activations(10**5, tokens=10**5)
+    assert 0.5 * all_at_once < few < activations(10**5, tokens=60_000) < all_at_once
 
     def needed(**changes):
-        asked = {"clips": 1, "branches": 2, "size": (16, 256, 256), "dtype": torch.float32}
+        asked = {"clips": 1, "branches": 2, "size": (192, 64, 64), "dtype": torch.float32}
         return memory.needed(TINY, **(asked | changes))
 
     assert needed(clips=2) > 1.5 * needed() and needed(branches=3) > 1.3 * needed()
-    assert needed(size=(32, 256, 256)) > 1.5 * needed() and needed(size=(16, 512, 512)) > 3 * needed()
+    assert needed(size=(384, 64, 64)) > 1.5 * needed() and needed(size=(192, 128, 128)) > 3 * needed()
     huge = needed(size=(10**6, 64, 64))
     assert 10**11 < huge < 10**12 and memory.finished(1, (10**6, 64, 64)) < huge
 
@@ -140,27 +141,27 @@ def test_what_does_not_fit_is_refused_with_both_figures(small_checkpoint, small_
         with pytest.raises(
             ValueError, match=r"need about [\d,.]+ GB of memory, and 3.0 GB are free; ask for fewer"
         ):
-            generate(model, PROMPT, callback=lambda *event: stages.append(event), **size)
+            generate(model, PROMPT, callback=lambda *event: stages.append(event), clip=Clip(**size))
     assert stages == []
-    generate(model, PROMPT, frames=2)
+    generate(model, PROMPT, clip=Clip(frames=2))
 
 
 def test_the_figures_follow_the_call(small_checkpoint, small_machine):
     """A machine just large enough for one branch refuses two; one for a clip, two clips."""
     model = load(small_checkpoint)
-    size = {"frames": 6, "height": 256, "width": 256}
-    shape = tuple(size.values())
+    shape = 48, 64, 64
+    asked = {"clip": Clip(*shape), "sampling": Sampling(steps=1)}
     one, two = (
         memory.needed(model.config, clips=1, branches=b, size=shape, dtype=model.unet.dtype) for b in (1, 2)
     )
     assert two > one
     small_machine((one + two) // 2)
-    generate(model, PROMPT, guidance=Joint(1.0), steps=1, **size)
+    generate(model, PROMPT, guidance=Joint(1.0), **asked)
     for more in ({"guidance": Joint(2.0)}, {"guidance": Nested(2.0, 2.0)}):
-        with pytest.raises(ValueError, match="6 frames of 256 x 256 need about"):
-            generate(model, PROMPT, steps=1, **size, **more)
-    with pytest.raises(ValueError, match="2 x 6 frames of 256 x 256 need about"):
-        generate(model, [PROMPT, PROMPT], guidance=Joint(1.0), steps=1, **size)
+        with pytest.raises(ValueError, match="48 frames of 64 x 64 need about"):
+            generate(model, PROMPT, **asked, **more)
+    with pytest.raises(ValueError, match="2 x 48 frames of 64 x 64 need about"):
+        generate(model, [PROMPT, PROMPT], guidance=Joint(1.0), **asked)
 
 
 def test_weights_that_do_not_fit_are_refused_before_they_are_read(

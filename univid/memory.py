@@ -27,6 +27,7 @@ from .vae import CHUNK, Autoencoder
 
 GB = 1e9
 FRAMES, SIDE = 4, 16  # of the latents that are counted
+HALVINGS = 6  # of all tokens, to the smallest share of them that a feed-forward is counted with
 # glibc keeps freed tensors of less than 32 MB, where they seldom fit the next ones: measured, up to this.
 KEPT_SHARE, KEPT_MOST = 0.3, 128 * 2**20
 # Of a finished clip: float32, and once more for what is made of it, 8-bit frames and a palette's picture.
@@ -117,8 +118,14 @@ def activations(config: UNetConfig, cells: int, dtype: torch.dtype, tokens: int 
         cells: latent cells of all frames, clips and branches of guidance together.
         tokens: that its feed-forwards take at once.
     """
-    narrow, wide = _bytes_a_cell(config, dtype)
-    return round(narrow * cells + max(0.0, wide - narrow) * min(cells, tokens))
+    share = min(1.0, max(2.0**-HALVINGS, tokens / max(1, cells)))
+    halvings = math.floor(-math.log2(share))
+    upper = _bytes_a_cell(config, dtype, halvings)
+    if share == 2.0**-halvings:
+        return round(upper * cells)
+    lower = _bytes_a_cell(config, dtype, halvings + 1)
+    # The most of several things that grow with the share lies on or below the line between two of its points.
+    return round((lower + (upper - lower) * (share * 2 ** (halvings + 1) - 1)) * cells)
 
 
 def decoding(config: VAEConfig, frames: int, cells: int, dtype: torch.dtype) -> int:
@@ -164,9 +171,9 @@ def _with_kept(size: int) -> int:
     return size + min(round(KEPT_SHARE * size), KEPT_MOST)
 
 
-@lru_cache(maxsize=16)
-def _bytes_a_cell(config: UNetConfig, dtype: torch.dtype) -> tuple[float, float]:
-    """With feed-forwards that take few tokens at once, and with ones that take all."""
+@lru_cache(maxsize=32)
+def _bytes_a_cell(config: UNetConfig, dtype: torch.dtype, halvings: int) -> float:
+    """With feed-forwards that take 1 / 2^halvings of the tokens at once."""
     unet = UNet(config, device="meta", dtype=dtype).requires_grad_(False)
     stream = config.image_stream
     clips, text_tokens, image_tokens = 1, 2, 2  # what all frames share is not worth counting
@@ -178,13 +185,10 @@ def _bytes_a_cell(config: UNetConfig, dtype: torch.dtype) -> tuple[float, float]
     weights = torch.tensor([[1.0, float(image is not None)]])  # the network asks which of its streams are on
     cond = Conditioning(text=text, image=image, weights=weights, numbers=numbers)
     cells = FRAMES * SIDE**2
-    found = []
-    for tokens in (SIDE, cells):
-        for layer in unet.modules():
-            if isinstance(layer, FeedForward):
-                layer.tokens = tokens
-        found.append(_peak(unet, lambda: unet(x, timesteps, cond)) / cells)
-    return tuple(found)
+    for layer in unet.modules():
+        if isinstance(layer, FeedForward):
+            layer.tokens = cells >> halvings
+    return _peak(unet, lambda: unet(x, timesteps, cond)) / cells
 
 
 @lru_cache(maxsize=16)
