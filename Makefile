@@ -3,6 +3,10 @@
 PYTHON ?= python3
 PY := .venv/bin/python
 STAMP := .venv/installed
+JOBS ?= 2
+# Tests run JOBS at a time, each on one thread: small networks gain nothing from more, and sums keep their order.
+test test-slow test-host: export OMP_NUM_THREADS ?= 1
+test test-slow test-host: export JOBS
 
 .PHONY: help setup demo test test-slow test-host locales screenshots lint bench bench-host bench-training chaos train-tiny evaluate clean
 
@@ -15,7 +19,7 @@ demo: $(STAMP) ## three clips of the built-in model in demo/
 	$(PY) -m univid demo
 
 test: lint ## style and the quick tests
-	$(PY) -m pytest -q -m "not slow"
+	$(PY) -m pytest -q -n $(JOBS) --dist loadfile -m "not slow"
 
 test-slow: $(STAMP) ## the long tests, and those inside ComfyUI
 	$(PY) -m pytest -q -m slow

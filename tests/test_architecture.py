@@ -237,4 +237,4 @@ def test_requirements_list_what_is_imported():
     indirect = {"torchvision", "tensorboard"}  # open_clip imports the one, torch the other
     assert listed("training/requirements.txt") - indirect == trains - indirect
     tested = third_party("tests") - needed - trains - indirect
-    assert listed("requirements-dev.txt") - {"ruff", "scikit-video"} == tested
+    assert listed("requirements-dev.txt") - {"ruff", "scikit-video", "pytest-xdist"} == tested

@@ -1,6 +1,6 @@
 """`python -m tests.host [pytest arguments]`: the pack's tests on every ComfyUI; the last line says which.
 
-HOSTS=ends leaves of several the newest and the oldest that the pack supports.
+HOSTS=ends leaves of several the newest and the oldest that the pack supports. JOBS of them run at a time.
 
 On the newest of them, `python -m tests.host bench` measures instead what it adds to the library's sampling
 time, `python -m tests.host locales [LANGUAGE]` writes the nodes' texts, see translations.py, and
@@ -13,6 +13,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from .hosts import FLOOR, find_hosts
@@ -46,26 +47,33 @@ def main() -> int:
         if hosts and not hosts[-1].version.startswith(f"{floor}."):
             results.append(f"!!! NONE OF THEM IS ComfyUI {floor}: THE OLDEST SUPPORTED WAS NOT TESTED !!!")
     for host in hosts:
-        print(f"\n== {host} in {host.root}", flush=True)
-        command = [host.python, "-m", "pytest", "-c", FOLDER / "pytest.ini", FOLDER, "-q", *sys.argv[1:]]
-        environment = {**os.environ, "UNIVID_HOST": str(host.root)}
-        environment.pop("PYTHONPATH", None)
-        with tempfile.TemporaryDirectory() as elsewhere:  # -m puts the working directory on sys.path
-            run = subprocess.Popen(
-                [str(part) for part in command], cwd=elsewhere, env=environment, stdout=subprocess.PIPE
-            )
-            text = b""
-            while piece := os.read(run.stdout.fileno(), 4096):  # dot by dot
-                sys.stdout.buffer.write(piece)
-                sys.stdout.flush()
-                text = text[-4096:] + piece
-        failed |= run.wait() not in (0, NOTHING_COLLECTED)
-        summary = text.decode(errors="replace").strip().splitlines()[-1].strip("= ")
-        results.append(f"{host.version}: {summary}")
+        print(f"{host} in {host.root}: {host.python}", flush=True)  # may take packages first
+    with ThreadPoolExecutor(int(os.environ.get("JOBS", 1))) as pool:
+        for host, (status, summary) in zip(hosts, pool.map(run_tests, hosts), strict=True):
+            failed |= status not in (0, NOTHING_COLLECTED)
+            results.append(f"{host.version}: {summary}")
     if not any(host.supported for host in hosts):
         results.append(f"!!! NONE OF THEM IS ComfyUI {floor} OR NEWER: THE NODES WERE NOT TESTED !!!")
     print(f"\nhost tests {'FAILED' if failed else 'passed'}: " + "; ".join(results))
     return int(failed)
+
+
+def run_tests(host) -> tuple[int, str]:
+    """pytest's exit status and its last line; each line is shown as it comes, behind the host's version."""
+    command = [host.python, "-m", "pytest", "-c", FOLDER / "pytest.ini", FOLDER, "-q", *sys.argv[1:]]
+    environment = {**os.environ, "UNIVID_HOST": str(host.root)}
+    environment.pop("PYTHONPATH", None)
+    line = ""
+    with (
+        tempfile.TemporaryDirectory() as elsewhere,  # -m puts the working directory on sys.path
+        subprocess.Popen(
+            [str(part) for part in command], cwd=elsewhere, env=environment, stdout=subprocess.PIPE,
+            text=True, errors="replace",
+        ) as run,
+    ):  # fmt: skip
+        for line in run.stdout:
+            print(f"{host.version}: {line}", end="", flush=True)
+    return run.returncode, line.strip("= \n")
 
 
 def run_script(host, name: str, *arguments: str) -> int:
