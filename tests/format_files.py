@@ -38,13 +38,15 @@ def write(name: str, folder: Path, shipped: Path) -> Path:
 def clip(path: Path) -> torch.Tensor:
     """A clip `[1 3 t h w]` of a file, from a prompt, and a picture where the model takes one."""
     from univid.checkpoints import load
-    from univid.pipeline import generate
+    from univid.pipeline import Clip, Sampling, generate
 
     model = load(path, dtype=torch.float32)
     takes_picture = model.config.unet.image_stream is not None or model.profile.inputs.concat != "none"
     picture = torch.rand(1, 3, 24, 40, generator=torch.Generator().manual_seed(0)) * 2 - 1
     image = picture if takes_picture else None
-    return generate(model, "a red circle moves left", image, frames=3, height=16, width=16, steps=4, seed=3)
+    return generate(
+        model, "a red circle moves left", image, seed=3, clip=Clip(3, 16, 16), sampling=Sampling(steps=4)
+    )
 
 
 def clips() -> dict[str, torch.Tensor]:

@@ -8,7 +8,7 @@ import torch
 import univid.checkpoints as checkpoints
 from training.data.shapes import Scene
 from training.metrics.scorer import read
-from univid.pipeline import generate
+from univid.pipeline import Clip, generate
 from univid.presets import PRESETS
 from univid.video import read_image, to_uint8
 
@@ -33,7 +33,7 @@ def test_it_is_the_tiny_preset_and_small(model):
 
 
 def test_colour_and_background_follow_the_text(model):
-    video = generate(model, [scene.caption for scene in SCENES], frames=4, seed=1)
+    video = generate(model, [scene.caption for scene in SCENES], clip=Clip(frames=4), seed=1)
     readings = [read(frames) for frames in map(to_uint8, video.split(1))]
     right = [
         (r.color, r.background) == (s.color, s.background) for r, s in zip(readings, SCENES, strict=True)
@@ -46,5 +46,5 @@ def test_colour_and_background_follow_the_text(model):
 
 def test_colour_and_background_follow_the_picture(model):
     picture = read_image(ASSETS / "sample.png")  # a blue square on white
-    reading = read(to_uint8(generate(model, "", picture, frames=4, seed=2)))
+    reading = read(to_uint8(generate(model, "", picture, clip=Clip(frames=4), seed=2)))
     assert (reading.color, reading.background) == ("blue", "white")

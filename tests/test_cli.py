@@ -5,10 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from asking import gathered
 from PIL import Image
 
+from univid import Clip, Sampling, cli, generate, guidance, load, samplers, video
 from univid import __main__ as command_line
-from univid import cli, generate, guidance, load, samplers, video
 
 ROOT = Path(__file__).parent.parent
 PROMPT = "a red circle moves left on a black background"
@@ -67,8 +68,8 @@ def test_every_option_arrives(run, tmp_path, picture, model):
     assert run(*words)[0] == 0
     expected = generate(
         model.to(dtype=torch.float32), PROMPT, video.read_image(picture), negative="blur", text_weight=0.7,
-        image_weight=0.4, guidance=guidance.Nested(3.0, 2.0, 0.5), steps=3, sampler="euler_ancestral",
-        sigma_schedule="karras", seed=7, frames=2, height=16, width=24,
+        image_weight=0.4, guidance=guidance.Nested(3.0, 2.0, 0.5), seed=7, clip=Clip(2, 16, 24),
+        sampling=Sampling(3, "euler_ancestral", "karras"),
     )  # fmt: skip
     assert expected.std() > 0.05  # something to compare
     found = torch.stack([video.read_image(tmp_path / "frames" / f"frame_000{k}.png") for k in (1, 2)], 2)
@@ -93,7 +94,7 @@ def test_every_option_changes_the_video(model, option, value):
     image = torch.linspace(-1, 1, 3 * 8 * 8).view(1, 3, 8, 8)
     plain = generate(model.to(dtype=torch.float32), PROMPT, image)
     assert torch.equal(plain, generate(model, PROMPT, image))
-    assert not torch.equal(plain, generate(model, PROMPT, image, **{option: value}))
+    assert not torch.equal(plain, generate(model, PROMPT, image, **gathered(**{option: value})))
 
 
 def test_a_clip_of_a_batch_is_the_clip_alone(model):

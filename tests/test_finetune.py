@@ -20,7 +20,7 @@ from training.stages.denoise import DenoiseTask
 from training.state import load
 from univid import checkpoints
 from univid.config import ImageStreamConfig, InputProfile, NumberInput, ResamplerConfig, TemporalConfig
-from univid.pipeline import generate
+from univid.pipeline import Clip, Sampling, generate
 from univid.unet import UNet
 from univid.video import read_video
 
@@ -82,7 +82,9 @@ def test_it_draws_samples_and_writes_a_checkpoint(make, tmp_path):
     weight = model.unet.state_dict()["out.2.weight"]
     assert torch.equal(weight, saved["ema"]["out.2.weight"].half())
     assert model.info["training_step"] == "2" and "joint of" in model.info["source"]
-    assert generate(model.to(dtype=torch.float32), "a man", steps=1, frames=2).shape == (1, 3, 2, 32, 32)
+    assert generate(
+        model.to(dtype=torch.float32), "a man", clip=Clip(frames=2), sampling=Sampling(steps=1)
+    ).shape == (1, 3, 2, 32, 32)
 
 
 def test_a_lora_comes_out_as_a_lora(make, tmp_path, small_checkpoint):

@@ -4,13 +4,14 @@ import dataclasses
 
 import pytest
 import torch
+from asking import gathered
 from reference import RELATIVE, randomize
 
 from univid.config import ImageStreamConfig, NumberInput, ResamplerConfig
 from univid.encoders import ImageEncoder, TextEncoder
 from univid.guidance import Joint, Nested, Separate
 from univid.model import UniVid
-from univid.pipeline import generate
+from univid.pipeline import Clip, Source, generate
 from univid.presets import FAMILY, PROFILES, TINY
 from univid.unet import UNet
 from univid.vae import Autoencoder
@@ -95,7 +96,7 @@ def takes_picture(kind):
 
 def make(models, kind, **options):
     image = {"image": picture()} if takes_picture(kind) else {}
-    return generate(models[kind], PROMPT, **image | options)
+    return generate(models[kind], PROMPT, **gathered(**image | options))
 
 
 class Spy:
@@ -181,7 +182,7 @@ def test_the_concat_latents_show_the_cropped_picture(models, monkeypatch, kind):
     model, first, last = models[kind], picture(0), picture(1, 50, 20)
     spy = Spy(model, monkeypatch)
     ends = kind == "interpolation"
-    generate(model, PROMPT, first, last_image=last if ends else None)
+    generate(model, PROMPT, first, source=Source(last_image=last if ends else None))
     concat = spy.conds[0].concat[0]  # [c t h w]
     shown = torch.nn.functional.interpolate(first[..., 8:32], (SIZE, SIZE), mode="bicubic", antialias=True)
     expected = model.vae.encode(shown[:, :, None].clamp(-1, 1))[0]
@@ -195,7 +196,7 @@ def test_the_concat_latents_show_the_cropped_picture(models, monkeypatch, kind):
     generate(model, PROMPT, first)
     loop = spy.conds[-1].concat[0]
     assert torch.equal(loop[:, -1], loop[:, 0]) and torch.equal(loop[:, 0], concat[:, 0])
-    generate(model, PROMPT, first, last_image=last, frames=1)
+    generate(model, PROMPT, first, source=Source(last_image=last), clip=Clip(frames=1))
     assert torch.equal(spy.conds[-1].concat[0], concat[:, :1])
 
 
@@ -223,7 +224,7 @@ def test_a_model_without_its_number_says_so(models):
     bare = dataclasses.replace(model, profile=with_fields(model.profile, numbers=()))
     with pytest.raises(ValueError, match="needs fps_number"):
         generate(bare, PROMPT)
-    assert generate(bare, PROMPT, fps_number=8.0).isfinite().all()
+    assert generate(bare, PROMPT, clip=Clip(fps_number=8.0)).isfinite().all()
 
 
 def test_a_null_image_needs_its_encoder(models):

@@ -17,7 +17,7 @@ from training.stages.t2v import is_image_stream
 from training.stages.vae import fold_scale
 from training.state import load
 from univid import checkpoints
-from univid.pipeline import generate
+from univid.pipeline import Clip, Sampling, generate
 from univid.presets import PRESETS
 from univid.vae import Autoencoder
 
@@ -160,7 +160,12 @@ def test_export_loads_and_generates(root, tmp_path):
     path = tmp_path / "tiny.safetensors"
     main(["--root", str(root), "export", "--out", str(path)])
     model = checkpoints.load(path)
-    video = generate(model, "a red circle moves left on a black background", steps=2, frames=3)
+    video = generate(
+        model,
+        "a red circle moves left on a black background",
+        clip=Clip(frames=3),
+        sampling=Sampling(steps=2),
+    )
     assert video.shape == (1, 3, 3, 64, 64)
     assert model.info["source"].endswith(" -> ".join(TINY)) and set(lineage(root, TINY[-1])) == set(TINY)
     saved = load(root / TINY[-1] / "final.pt")["ema"]

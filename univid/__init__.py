@@ -3,19 +3,24 @@
 from univid import generate, load
 
 video = generate(load(), "a red circle moves left on a black background")  # [1 3 t h w] in -1..1
+
+Clip, Source and Sampling are the groups of `generate`'s options.
 """
 
-__all__ = ["generate", "load"]
+import importlib
+
+HOMES = {
+    "load": "checkpoints",
+    "generate": "pipeline",
+    "Clip": "pipeline",
+    "Source": "pipeline",
+    "Sampling": "pipeline",
+}
+__all__ = list(HOMES)
 
 
 def __getattr__(name: str):
-    """Import `load` and `generate` at first use: they bring torch, which --help does not need."""
-    if name == "load":
-        from .checkpoints import load
-
-        return load
-    if name == "generate":
-        from .pipeline import generate
-
-        return generate
+    """Import what is public at first use: it brings torch, which --help does not need."""
+    if name in HOMES:
+        return getattr(importlib.import_module(f".{HOMES[name]}", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

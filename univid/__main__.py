@@ -56,6 +56,7 @@ def _show_safely() -> None:
 def generate(args: argparse.Namespace) -> None:
     """Write one video, and its contact sheet if asked."""
     from . import memory
+    from .pipeline import Clip, Source
     from .pipeline import generate as run
     from .sheet import contact_sheet, frame_bytes, save_sheet
     from .video import check_output, read_image, write_video
@@ -73,7 +74,7 @@ def generate(args: argparse.Namespace) -> None:
     if args.sheet:
         drawn = frames * frame_bytes(*pixels)
         memory.check(drawn, f"the sheet {shown(args.sheet)} needs", "leave it out, or ask for fewer frames")
-    size = {} if clip is not None else {"frames": args.frames, "height": args.height, "width": args.width}
+    denoise = 1.0 if clip is None else DEFAULT_DENOISE if args.denoise is None else args.denoise
     started = time.perf_counter()
     with ProgressBars() as progress:
         video = run(
@@ -82,12 +83,10 @@ def generate(args: argparse.Namespace) -> None:
             image,
             text_weight=args.text_weight,
             image_weight=1.0 if args.image_weight is None else args.image_weight,
-            video=clip,
-            denoise=1.0 if clip is None else DEFAULT_DENOISE if args.denoise is None else args.denoise,
-            last_image=last_image,
+            clip=Clip(frames, *pixels, args.fps_number),
+            source=Source(clip, denoise, last_image),
             callback=progress,
             **_common(args, model.profile),
-            **size,
         )
     write_video(video, args.out, fps)
     _, _, t, h, w = video.shape
@@ -102,6 +101,7 @@ def generate(args: argparse.Namespace) -> None:
 def sweep(args: argparse.Namespace) -> None:
     """Write the grid of text weights against picture weights as one picture."""
     from . import memory
+    from .pipeline import Clip
     from .pipeline import generate as run
     from .sheet import cell_bytes, save_sheet, shown_frames, sweep_sheet
     from .video import read_image
@@ -130,9 +130,7 @@ def sweep(args: argparse.Namespace) -> None:
                     image,
                     text_weight=text_weight,
                     image_weight=image_weight,
-                    frames=args.frames,
-                    height=args.height,
-                    width=args.width,
+                    clip=Clip(frames, *pixels, args.fps_number),
                     callback=progress,
                     **common,
                 )
@@ -292,7 +290,7 @@ def split_strength(given: str) -> tuple[str, float]:
 
 def _common(args: argparse.Namespace, profile) -> dict:
     """What generate and sweep hand on alike."""
-    from .pipeline import profile_guider
+    from .pipeline import Sampling, profile_guider
 
     asked = {
         "kind": ("--guidance", args.guidance),
@@ -313,11 +311,7 @@ def _common(args: argparse.Namespace, profile) -> dict:
     return {
         "negative": args.negative,
         "guidance": profile_guider(dataclasses.replace(profile, guidance=guidance)),
-        "steps": args.steps,
-        "sampler": args.sampler,
-        "sigma_schedule": args.schedule,
-        "eta": args.eta,
-        "fps_number": args.fps_number,
+        "sampling": Sampling(args.steps, args.sampler, args.schedule, args.eta),
         "seed": args.seed,
     }
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from einops import rearrange
@@ -19,6 +20,55 @@ Guider = Joint | Separate | Nested
 Progress = Callable[[str, int, int], None]  # (stage, steps done, steps in all); raising cancels
 
 
+@dataclass(frozen=True)
+class Clip:
+    """What to make. What is None comes from the source's video, else from the checkpoint's sampling profile.
+
+    frames, height, width: height and width in pixels, multiples of the VAE's factor (8).
+    fps_number: what a model with an fps embedding is told, in the profile's unit. It changes how much moves
+        from frame to frame, not how fast the result is played.
+    """
+
+    frames: int | None = None
+    height: int | None = None
+    width: int | None = None
+    fps_number: float | None = None
+
+
+@dataclass(frozen=True)
+class Source:
+    """From what else than a prompt and a picture.
+
+    video: clip `[1 3 t h w]` in -1..1 to start from (video to video); it sets frames, height and width.
+    denoise: above 0, at most 1: how much of `video` is made anew.
+    last_image: picture of the last frame, as `generate`'s image, for a model that goes from one picture to
+        another; without it such a model returns to its first.
+    """
+
+    video: Tensor | None = None
+    denoise: float = 1.0
+    last_image: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """By which steps. What is None comes from the checkpoint's sampling profile.
+
+    eta: of the sampler "ddim", 0 to 1: how much of a step's noise is fresh.
+    """
+
+    steps: int | None = None
+    sampler: str | None = None
+    sigma_schedule: str | None = None
+    eta: float | None = None
+
+    def by(self, profile: SamplingProfile) -> "Sampling":
+        """With the profile's in the places of None."""
+        names = [field.name for field in dataclasses.fields(self)]
+        own = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        return Sampling(**{name: getattr(profile, name) for name in names} | own)
+
+
 @torch.no_grad()
 def generate(
     model: UniVid,
@@ -29,38 +79,21 @@ def generate(
     text_weight: float = 1.0,
     image_weight: float = 1.0,
     guidance: Guider | None = None,
-    frames: int | None = None,
-    height: int | None = None,
-    width: int | None = None,
-    steps: int | None = None,
-    sampler: str | None = None,
-    sigma_schedule: str | None = None,
     seed: int = 0,
-    video: Tensor | None = None,
-    denoise: float = 1.0,
-    last_image: Tensor | None = None,
-    fps_number: float | None = None,
-    eta: float | None = None,
+    clip: Clip = Clip(),
+    source: Source = Source(),
+    sampling: Sampling = Sampling(),
     callback: Progress | None = None,
 ) -> Tensor:
     """Make clips `[b 3 t h w]` in -1..1, float32 on the CPU, from text, a picture, or both.
-
-    What is None comes from the checkpoint's sampling profile, or from `video`.
 
     Args:
         prompt: text, or a list with one text a clip. Empty text with a picture animates the picture (I2V).
         image: picture `[1 3 h w]` of any size in -1..1, for all clips, or `[b 3 h w]`, one a clip.
         negative: what guidance leads away from; empty = no condition.
         text_weight, image_weight: the modality weights lambda_t, lambda_v; without a picture lambda_v is 0.
-        frames, height, width: height and width in pixels, multiples of the VAE's factor (8).
+        guidance: None = the profile's.
         seed: of the first clip; clip i uses seed + i.
-        video: clip `[1 3 t h w]` to start from (video to video); it sets frames, height and width.
-        denoise: above 0, at most 1: how much of `video` is made anew.
-        last_image: picture of the last frame, as `image`, for a model that goes from one picture to another;
-            without it such a model returns to `image`.
-        fps_number: what a model with an fps embedding is told, in the profile's unit. It changes how much
-            moves from frame to frame, not how fast the result is played.
-        eta: of the sampler "ddim", 0 to 1: how much of a step's noise is fresh.
         callback: called as (stage, done, total) for the stages "encode", "sample", "decode"; raising cancels.
 
     Raises:
@@ -69,20 +102,13 @@ def generate(
     """
     profile, prompts = model.profile, [prompt] if isinstance(prompt, str) else list(prompt)
     check_weights(text_weight, image_weight)
-    _check_inputs(model, prompts, image, video, denoise, seed)
-    _check_relatives(model, image, last_image, fps_number)
-    t, h, w = _size(model, video, frames, height, width)
+    _check_inputs(model, prompts, image, source, seed)
+    _check_relatives(model, image, source.last_image, clip.fps_number)
+    t, h, w = _size(model, clip, source.video)
     guider = guidance or profile_guider(profile)
-    denoiser = model.denoiser(model.unet.dtype)
-    sample = samplers.get_sampler(
-        sampler or profile.sampler, denoiser.schedule, profile.eta if eta is None else eta
-    )
-    sigmas = samplers.sigma_schedule(
-        sigma_schedule or profile.sigma_schedule,
-        denoiser.schedule,
-        profile.steps if steps is None else steps,
-        denoise,
-    )
+    denoiser, how = model.denoiser(model.unet.dtype), sampling.by(profile)
+    sample = samplers.get_sampler(how.sampler, denoiser.schedule, how.eta)
+    sigmas = samplers.sigma_schedule(how.sigma_schedule, denoiser.schedule, how.steps, source.denoise)
     report = callback or (lambda stage, done, total: None)
     device = next(model.unet.parameters()).device
     seen = image is not None and model.config.unet.image_stream is not None
@@ -92,13 +118,13 @@ def generate(
     cond, uncond = encode_conditions(model, prompts, image, negative, text_weight, image_weight)
     # No branch of guidance is without these two, as in the sources.
     extras = {
-        "concat": concat_latents(model, image, last_image, len(prompts), (t, h, w)),
-        "numbers": _numbers(model, {"fps": fps_number}, len(prompts), device),
+        "concat": concat_latents(model, image, source.last_image, len(prompts), (t, h, w)),
+        "numbers": _numbers(model, {"fps": clip.fps_number}, len(prompts), device),
     }
     cond, uncond = (dataclasses.replace(c, **extras) for c in (cond, uncond))
     if profile.inputs.null_image == "grey":
         denoiser = dataclasses.replace(denoiser, null_image=grey_tokens(model))
-    latents = None if video is None else model.vae.encode(video.to(device)).float()
+    latents = None if source.video is None else model.vae.encode(source.video.to(device)).float()
     for name, tokens in (
         ("text encoder", cond.text),
         ("image encoder", cond.image),
@@ -233,9 +259,7 @@ def _check_relatives(
         raise ValueError("this model needs fps_number, got none; give what it was trained with.")
 
 
-def _check_inputs(
-    model: UniVid, prompts: list[str], image: Tensor | None, video: Tensor | None, denoise: float, seed: int
-) -> None:
+def _check_inputs(model: UniVid, prompts: list[str], image: Tensor | None, source: Source, seed: int) -> None:
     if not prompts or (image is None and not all(prompt.strip() for prompt in prompts)):
         raise ValueError("expected a prompt, an image or both, got neither; say what the video shall show.")
     needed = {"unet": "U-Net", "vae": "VAE", "text_encoder": "text encoder"}
@@ -249,24 +273,24 @@ def _check_inputs(
     for part, words in needed.items():
         if getattr(model, part) is None:
             raise ValueError(f"this checkpoint holds no {words}, which is needed here; load one that does.")
+    video = source.video
     if video is not None and (video.dim() != 5 or video.shape[:2] != (1, 3)):
         raise ValueError(f"video must be one clip [1 3 t h w], got {list(video.shape)}.")
-    if video is None and denoise != 1:
+    if video is None and source.denoise != 1:
         raise ValueError(
-            f"denoise needs a video to start from, got denoise {denoise} without one; give a video."
+            f"denoise needs a video to start from, got denoise {source.denoise} without one; give a video."
         )
     if not 0 <= seed < 2**63:
         raise ValueError(f"seed must be a whole number from 0 to 2^63 - 1, got {seed}.")
 
 
-def _size(
-    model: UniVid, video: Tensor | None, frames: int | None, height: int | None, width: int | None
-) -> tuple[int, int, int]:
+def _size(model: UniVid, clip: Clip, video: Tensor | None) -> tuple[int, int, int]:
     """Frames, height and width: as asked, else the video's, else the profile's."""
     profile, factor = model.profile, model.config.vae.factor
     default = (profile.frames, profile.height, profile.width) if video is None else tuple(video.shape[2:])
     size = tuple(
-        d if given is None else given for given, d in zip((frames, height, width), default, strict=True)
+        d if given is None else given
+        for given, d in zip((clip.frames, clip.height, clip.width), default, strict=True)
     )
     if video is not None and size != default:
         raise ValueError(

@@ -139,13 +139,16 @@ def sample(loaded, kind, guidance=("joint", 3.0, 3.0, 2.0, 0.0), conds=None, eta
 def expected(library, kind, guider=None, **options):
     """The library's clip, `[t h w c]` in 0..1."""
     from univid_pack.univid.guidance import Joint
-    from univid_pack.univid.pipeline import generate
+    from univid_pack.univid.pipeline import Clip, Sampling, Source, generate
 
     options = {
         name: 2 * rearrange(value, "b h w c -> b c h w") - 1 if isinstance(value, torch.Tensor) else value
         for name, value in options.items()
         if value is not None
     }
+    for name, group in (("clip", Clip), ("source", Source), ("sampling", Sampling)):
+        fields = group.__dataclass_fields__.keys() & options.keys()
+        options[name] = group(**{field: options.pop(field) for field in fields})
     clip = generate(
         library[kind], PROMPT, negative=NEGATIVE, seed=SEED, guidance=guider or Joint(3.0), **options
     )

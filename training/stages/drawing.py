@@ -8,7 +8,7 @@ from torch import Tensor
 from training import distributed
 from training.options import SampleOptions
 from univid.model import UniVid
-from univid.pipeline import generate
+from univid.pipeline import Clip, Sampling, generate
 from univid.sheet import save_sheet, sweep_sheet
 from univid.video import write_video
 
@@ -30,8 +30,8 @@ def draw(
     frames, height, width = size
     return [
         generate(
-            model, prompt, picture, frames=frames, height=height, width=width, steps=options.steps,
-            seed=options.seed,
+            model, prompt, picture, seed=options.seed, clip=Clip(frames, height, width),
+            sampling=Sampling(options.steps),
         )
         for prompt, picture in zip(prompts, pictures, strict=True)
     ]  # fmt: skip
