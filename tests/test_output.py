@@ -13,6 +13,7 @@ import torch
 
 from univid import video
 from univid.files import output
+from univid.signals import Stopped, stoppable
 
 ROOT = Path(__file__).parent.parent
 posix = pytest.mark.skipif(os.name != "posix", reason="needs what POSIX has")
@@ -234,6 +235,7 @@ def test_files_join_a_folder_all_or_none(tmp_path, monkeypatch):
 WRITER = """
 import sys, time
 from univid.files import output
+from univid.signals import Stopped, stoppable
 from univid.signals import stoppable
 new = {"file": output.new_file, "folder": output.new_folder}[sys.argv[1]]
 try:
@@ -265,6 +267,19 @@ def test_a_signal_leaves_nothing(tmp_path, name, times, kind):
 
 
 @posix
+@posix
+def test_a_signal_in_the_middle_of_a_check_leaves_nothing(tmp_path, monkeypatch):
+    def opened(*args):
+        file = open(*args)
+        os.kill(os.getpid(), signal.SIGTERM)
+        return file
+
+    monkeypatch.setattr(output, "open", opened, raising=False)
+    with pytest.raises(Stopped) as stop, stoppable():
+        output.check_file(tmp_path / "clip.mp4")
+    assert stop.value.status == 128 + signal.SIGTERM and not list(tmp_path.iterdir())
+
+
 def test_a_signal_that_is_ignored_stays_ignored():
     code = """
 import os, signal

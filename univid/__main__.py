@@ -108,16 +108,18 @@ def sweep(args: argparse.Namespace) -> None:
 
     _refuse_idle(args)
     _check_png(args.out, _inputs(args))
+    cells = len(args.text_weights) * len(args.image_weights)
+
+    def check_memory(height: int, width: int, frames: int) -> None:
+        needed = cells * cell_bytes(height, width, frames)
+        memory.check(needed, f"a sweep of {cells:,} clips needs", "give fewer weights")
+
+    check_memory(8, 8, 1)  # before a model is loaded for nothing
     image = read_image(args.image)
     model = _load(args)
     common = _common(args, model.profile)
-    cells = len(args.text_weights) * len(args.image_weights)
     frames, *pixels = _size(args, model.profile)
-    memory.check(
-        cells * cell_bytes(*pixels, frames),
-        f"a sweep of {cells:,} clips needs",
-        "give fewer weights",
-    )
+    check_memory(*pixels, frames)
     grid = []
     for row, text_weight in enumerate(args.text_weights):
         clips = []

@@ -10,6 +10,9 @@ SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")  # those that this system 
 AGAIN = 1.0  # seconds in which more signals change nothing, so that what is unfinished can be removed
 
 
+_late: list[int] | None = None  # what `undisturbed` puts off; None while it does not
+
+
 class Stopped(KeyboardInterrupt):
     """Raised in the main thread by a signal; `status` is the exit status that shells expect of it."""
 
@@ -35,7 +38,10 @@ def stoppable() -> Iterator[None]:
         nonlocal last
         if last is None or time.monotonic() - last >= AGAIN:
             last = time.monotonic()
-            raise Stopped(number)
+            if _late is not None:
+                _late.append(number)
+            else:
+                raise Stopped(number)
 
     numbers = [getattr(signal, name) for name in SIGNALS if hasattr(signal, name)]
     before = {number: signal.getsignal(number) for number in numbers}
@@ -48,3 +54,20 @@ def stoppable() -> Iterator[None]:
         if last is None:
             for number in heard:
                 signal.signal(number, before[number])
+
+
+@contextlib.contextmanager
+def undisturbed() -> Iterator[None]:
+    """Let what `stoppable` hears end a short block not before its end, so that it cleans up after itself.
+
+    Raises:
+        Stopped: at the end, if a signal came.
+    """
+    global _late
+    before, _late = _late, _late or []
+    try:
+        yield
+    finally:
+        late, _late = _late, before
+    if late and before is None:
+        raise Stopped(late[0])

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from ..messages import shown
+from ..signals import undisturbed
 
 PREFIX = ".partial_"  # of all that is unfinished
 BLOCK = bytes(4096)
@@ -155,7 +156,7 @@ def _check_inputs(path: AnyPath, target: Path, inputs: Iterable[AnyPath | None])
 
 def _probe(path: AnyPath, target: Path, size: int = 0) -> None:
     """Write a little under a temporary name and under the final one; nothing of it stays."""
-    with _explained(path), _parents(target):
+    with undisturbed(), _explained(path), _parents(target):
         for name in (_beside(target), target):
             if not os.path.lexists(name):
                 file = open(name, "xb")
