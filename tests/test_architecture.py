@@ -213,7 +213,7 @@ for module in pkgutil.walk_packages(univid.__path__, "univid."):
 
 def test_requirements_list_what_is_imported():
     distributions = {"PIL": "pillow", "skimage": "scikit-image", "open_clip": "open_clip_torch"}
-    distributions["comfy_cli"] = "comfy-cli"
+    distributions |= {"comfy_cli": "comfy-cli", "pytest_socket": "pytest-socket"}
     host = {"comfy", "comfy_api", "comfy_execution", "comfyui_version", "folder_paths", "latent_preview"}
     own = {part for path in PYTHON for part in path.with_suffix("").parts}
 
@@ -237,4 +237,5 @@ def test_requirements_list_what_is_imported():
     indirect = {"torchvision", "tensorboard"}  # open_clip imports the one, torch the other
     assert listed("training/requirements.txt") - indirect == trains - indirect
     tested = third_party("tests") - needed - trains - indirect
-    assert listed("requirements-dev.txt") - {"ruff", "scikit-video", "pytest-xdist"} == tested
+    run_by_name = {"ruff", "scikit-video", "pytest-xdist"}
+    assert listed("requirements-dev.txt") - run_by_name == tested
