@@ -1,6 +1,7 @@
 """The host's CLIP, CLIP_VISION and VAE against the library's, and what Encode Dual Prompt makes of them."""
 
 import dataclasses
+import os
 
 import pytest
 import torch
@@ -332,7 +333,9 @@ def test_missing_and_changed_files(pack, tmp_path):
     assert {"new.safetensors", "old.ckpt"} <= set(options)
     before = UniVidLoad.fingerprint_inputs("new.safetensors", "auto")
     (tmp_path / "new.safetensors").write_bytes(b"123")
-    assert UniVidLoad.fingerprint_inputs("new.safetensors", "auto") != before
+    larger = UniVidLoad.fingerprint_inputs("new.safetensors", "auto")
+    os.utime(tmp_path / "new.safetensors", (0, 1))  # as long, and written at another time
+    assert len({before, larger, UniVidLoad.fingerprint_inputs("new.safetensors", "auto")}) == 3
     with pytest.raises(ValueError, match="not a .safetensors file"):
         UniVidLoad.execute("new.safetensors")
     with pytest.raises(ValueError, match="plain weights"):

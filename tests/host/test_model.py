@@ -158,6 +158,17 @@ def test_a_timestep_range_that_ends_early(model, guidance):
     assert out["samples"].isfinite().all() and out["samples"].std() < 3 * run(model, guidance)[0].std()
 
 
+def test_a_range_holds_from_its_start_to_its_end(pack):
+    """As `comfy.samplers.get_area_and_mult`: a range that ends where another starts leaves no step out."""
+    from univid_pack.nodes.host.guider import _active
+
+    early, late = {"timestep_start": 14.0, "timestep_end": 5.0}, {"timestep_start": 5.0}
+    sigmas = torch.tensor([[14.1], [14.0], [5.0], [4.9]])
+    held = [(_active(early, sigma), _active(late, sigma)) for sigma in sigmas]
+    assert held == [(False, False), (True, False), (True, True), (False, True)]
+    assert _active({}, torch.tensor([1e9]))
+
+
 def windowed(model, length, overlap, **more):
     """A model with the host's context windows; inputs that only newer hosts have keep their defaults."""
     from comfy_extras.nodes_context_windows import ContextWindowsManualNode

@@ -16,6 +16,7 @@ def previews(pack, monkeypatch):
 
 
 def test_the_built_in_model_previews_frames_as_its_own_vae_decodes_them(previews):
+    from comfy.cli_args import LatentPreviewMethod
     from univid_pack.nodes.host.model import load_model
     from univid_pack.nodes.host.preview import previewer_of
     from univid_pack.univid.checkpoints import native
@@ -26,14 +27,15 @@ def test_the_built_in_model_previews_frames_as_its_own_vae_decodes_them(previews
     )
     video = torch.stack([sample, sample.flip(-1)], 2)  # two frames
     latents = native.load(dtype=torch.float32, parts=["vae"]).vae.encode(video)[0].transpose(0, 1)
-    _, picture, _ = previewer_of(load_model(native.built_in_path())).decode_latent_to_preview_image(
-        "JPEG", latents
-    )
+    model = load_model(native.built_in_path())
+    _, picture, _ = previewer_of(model).decode_latent_to_preview_image("JPEG", latents)
     assert picture.size == (512, 256)
     seen = np.asarray(picture.resize((128, 64))).astype(float) / 127.5 - 1
     truth = torch.cat(video[0].unbind(1), -1).permute(1, 2, 0).numpy()
     error = np.abs(seen - truth).mean()
     assert error < 0.1 and np.abs(seen - truth[..., ::-1]).mean() > 1.5 * error  # blue is not red
+    previews.preview_method = LatentPreviewMethod.NoPreviews
+    assert previewer_of(model) is None
 
 
 def test_other_models_preview_as_the_host_does_it_and_off_is_off(previews, tmp_path):
