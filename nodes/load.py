@@ -11,6 +11,7 @@ from .host import files
 from .host.encoders import load_encoders
 from .host.model import load_model
 
+AUTO = "auto"  # let a file's tensors say what it is
 ABSENT = "Where the file has none, the node behind it says which loader to use."
 
 logger = logging.getLogger(__name__)
@@ -31,8 +32,9 @@ class UniVidLoad(io.ComfyNode):
                 io.Combo.Input(
                     "checkpoint",
                     options=files.checkpoints(),
-                    tooltip="'built-in' is small and comes with the pack. The others are .safetensors, .ckpt "
-                    f"and .pth files in the model folders {', '.join(files.FOLDERS)}.",
+                    tooltip="'built-in' is small and comes with the pack. The others are "
+                    f"{', '.join(files.SUFFIXES[:-1])} and {files.SUFFIXES[-1]} files in the model folders "
+                    f"{', '.join(files.FOLDERS)}.",
                 ),
                 io.Combo.Input(
                     "dtype",
@@ -45,8 +47,8 @@ class UniVidLoad(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "source",
-                    options=["auto", *ORIGINS],
-                    default="auto",
+                    options=[AUTO, *ORIGINS],
+                    default=AUTO,
                     optional=True,
                     advanced=True,
                     tooltip="Which model a file of another project is, where several have the same tensors. "
@@ -71,12 +73,13 @@ class UniVidLoad(io.ComfyNode):
         return True
 
     @classmethod
-    def fingerprint_inputs(cls, checkpoint, dtype="auto", source="auto"):
+    def fingerprint_inputs(cls, checkpoint, dtype="auto", source=AUTO):
         return files.fingerprint(checkpoint)
 
     @classmethod
-    def execute(cls, checkpoint, dtype="auto", source="auto") -> io.NodeOutput:
+    def execute(cls, checkpoint, dtype="auto", source=AUTO) -> io.NodeOutput:
         path = files.checkpoint_path(checkpoint)
-        model, encoders = load_model(path, dtype, source), load_encoders(path, source)
+        name = None if source == AUTO else source
+        model, encoders = load_model(path, dtype, name), load_encoders(path, name)
         logger.info("UniVid: loaded %s with weights as %s", checkpoint, model.model_dtype())
         return io.NodeOutput(model, *encoders)

@@ -233,7 +233,7 @@ def test_requirements_list_what_is_imported():
 
     needed = third_party("univid", "nodes") - {"torch"}
     assert listed("requirements.txt") == needed
-    trains = third_party("univid", "training") - needed - {"safetensors"}  # of which it comes with open_clip
+    trains = third_party("univid", "training") - needed
     indirect = {"torchvision", "tensorboard"}  # open_clip imports the one, torch the other
     assert listed("training/requirements.txt") - indirect == trains - indirect
     tested = third_party("tests") - needed - trains - indirect

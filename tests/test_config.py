@@ -50,23 +50,29 @@ def test_a_whole_number_is_a_float_too():
         (changed(TINY, "unet", "temporal", rank=1), ["ModelConfig.unet.temporal", "unknown", "rank"]),
         (changed(TINY, schedule=None), ["ModelConfig", "lacks", "schedule"]),
         (changed(TINY, "vae", scale=None), ["ModelConfig.vae", "lacks", "scale"]),
-        (changed(TINY, unet=3), ["ModelConfig.unet", "object", "int"]),
+        (changed(TINY, unet=3), ["ModelConfig.unet", "object", "got 3."]),
         (changed(TINY, "unet", model_channels="48"), ["unet.model_channels", "whole number", "'48'"]),
         (changed(TINY, "unet", model_channels=48.0), ["unet.model_channels", "whole number", "48.0"]),
         (changed(TINY, "unet", model_channels=True), ["unet.model_channels", "whole number", "True"]),
-        (changed(TINY, "unet", channel_mult=2), ["unet.channel_mult", "list", "int"]),
+        (changed(TINY, "unet", channel_mult=2), ["unet.channel_mult", "list", "got 2."]),
         (changed(TINY, "unet", channel_mult=[1, 2, "2", 2]), ["unet.channel_mult[2]", "whole number", "'2'"]),
         (changed(TINY, "unet", "temporal", attention=1), ["temporal.attention", "true or false", "1"]),
         (changed(TINY, "unet", "image_stream", projection="linear"), ["unknown", "projection"]),
-        (changed(TINY, "unet", "image_stream", resampler=3), ["image_stream.resampler", "object", "int"]),
+        (changed(TINY, "unet", "image_stream", resampler=3), ["image_stream.resampler", "object", "got 3."]),
         (changed(TINY, "vae", scale="big"), ["vae.scale", "finite number", "'big'"]),
         (changed(TINY, "vae", scale=[[]]), ["vae.scale", "finite number"]),
         (changed(TINY, "vae", scale=float("nan")), ["vae.scale", "finite number", "nan"]),
         (changed(TINY, "vae", scale=10**400), ["vae.scale", "finite number", "1000"]),
         (changed(TINY, "schedule", num_timesteps=-1), ["num_timesteps", "at least 1", "-1"]),
+        (changed(TINY, "unet", model_channels=2**31), ["model_channels", "at most 2,147,483,647"]),
+        (changed(TINY, "unet", channel_mult=[1] * 65), ["channel_mult", "at most 64 entries", "65"]),
+        (changed(TINY, "schedule", prediction="v" * 201), ["prediction", "at most 200 characters"]),
+        (changed(TINY, "schedule", num_timesteps=100_001), ["num_timesteps", "at most 100,000"]),
+        (changed(TINY, **{"x" * 10**6: 1}), ["unknown fields x"]),
+        (to_json(TINY).replace("1000", "9" * 5000, 1), ["does not parse"]),
         (to_json(TINY)[:-1], ["does not parse"]),
         ("", ["does not parse"]),
-        ("null", ["object", "NoneType"]),
+        ("null", ["object", "got null."]),
         ("[" * 100_000 + "]" * 100_000, ["does not parse"]),
         ('{"unet":' * 100_000 + "1" + "}" * 100_000, ["does not parse"]),
         (changed(TINY, "unet", model_channels=DEEP), ["unet.model_channels", "whole number"]),
@@ -77,6 +83,7 @@ def test_json_that_does_not_fit_is_refused(text, words):
         from_json(ModelConfig, text)
     for word in words:
         assert word in str(caught.value)
+    assert len(str(caught.value)) < 400 and str(caught.value).isprintable()
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import torch
 import transformers
 from golden_weights import CASES, family_keys, golden_inputs, golden_outputs, golden_state
 from safetensors.torch import load_file, save_file
+from weight_files import write_holes
 
 from univid.checkpoints import export, import_file, load, stream
 from univid.checkpoints.extension import rule_of
@@ -142,21 +143,6 @@ def test_modelscope_goes_to_diffusers_and_back(tmp_path):
 
 
 # Full size: real headers in front of files that are holes
-
-
-def write_holes(path, shapes, filled=()):
-    """A `.safetensors` of any size that takes no space; `filled` tensors are written."""
-    entries = {name: stream.Entry(torch.float16, tuple(shape)) for name, shape in shapes.items()}
-    header, end = stream._header(entries, {}), 0
-    with open(path, "wb") as file:
-        file.write(header)
-        for name, entry in entries.items():
-            if name in filled:
-                file.seek(len(header) + end)
-                file.write(stream._bytes(filled[name].to(entry.dtype).expand(entry.shape).contiguous()))
-            end += entry.num_bytes
-        file.truncate(len(header) + end)
-    return path
 
 
 X0_SCALE = {"dynamicrafter_1024": 0.3}

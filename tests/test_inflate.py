@@ -14,10 +14,10 @@ import transformers
 from diffusers.loaders import single_file_utils
 from safetensors import safe_open
 
-from univid.checkpoints import describe, import_file, load, stream
+from univid.checkpoints import describe, import_file, load
 from univid.checkpoints.extension import NEW_TENSORS, rule_of
-from univid.checkpoints.foreign import ModelCheckpoint
 from univid.conditioning import Conditioning
+from univid.files.weights import open_weights
 
 UNET, VAE, TEXT = "model.diffusion_model.", "first_stage_model.", "cond_stage_model.model."
 CONTEXT, VISION_WIDTH = 128, 160
@@ -218,8 +218,9 @@ def test_names_agree_with_diffusers_own_converter(parts, single):
 def test_a_single_file_gives_the_same_tensors(inflated, single, vision_file, tmp_path, monkeypatch):
     expected = safetensors.torch.load_file(inflated)
     pickled = tmp_path / "v2-1.ckpt"
-    lightning = type(sys)(ModelCheckpoint.__module__)  # Stable Diffusion's .ckpt files name a class of it
-    lightning.ModelCheckpoint = ModelCheckpoint
+    lightning = type(sys)("pytorch_lightning.callbacks.model_checkpoint")
+    ModelCheckpoint = type("ModelCheckpoint", (), {"__module__": lightning.__name__})
+    lightning.ModelCheckpoint = ModelCheckpoint  # Stable Diffusion's .ckpt files name this class
     state = {"state_dict": safetensors.torch.load_file(single), "callbacks": {ModelCheckpoint: {"epoch": 1}}}
     with monkeypatch.context() as patch:
         for name in ("pytorch_lightning", "pytorch_lightning.callbacks", lightning.__name__):
@@ -238,13 +239,13 @@ def test_dtype_is_the_source_s_and_a_drawn_start_follows_the_seed(single, tmp_pa
     tensors = {key: tensor.half() for key, tensor in safetensors.torch.load_file(single).items()}
     safetensors.torch.save_file(tensors, tmp_path / "half.safetensors")
     import_file(tmp_path / "half.safetensors", tmp_path / "out.safetensors", prediction="eps", seed=5)
-    reader = stream.Reader(tmp_path / "out.safetensors")
+    reader = open_weights(tmp_path / "out.safetensors")
     assert {entry.dtype for entry in reader.entries.values()} == {torch.float16}
     assert "drawn from seed 5" in reader.metadata["image_projection"]
     assert load(tmp_path / "out.safetensors").image_encoder is None
     assert "drawn from seed 5" in describe(tmp_path / "out.safetensors")
     import_file(tmp_path / "half.safetensors", tmp_path / "other.safetensors", prediction="eps", seed=6)
-    other = stream.Reader(tmp_path / "other.safetensors")
+    other = open_weights(tmp_path / "other.safetensors")
     changed = {key for key in other.entries if not torch.equal(other.read(key), reader.read(key))}
     assert changed == {
         key for key in other.entries if NEW_TENSORS.get(rule_of(key.removeprefix(UNET))) == "drawn"

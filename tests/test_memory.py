@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from univid import Clip, Sampling, generate, load, machine, memory
-from univid.checkpoints import native
+from univid.files.tensors import Weights
 from univid.guidance import Joint, Nested
 from univid.presets import PRESETS
 from univid.unet import UNet
@@ -169,7 +169,7 @@ def test_weights_that_do_not_fit_are_refused_before_they_are_read(
 ):
     held = sum(p.nbytes for p in load(small_checkpoint).unet.parameters())
     whole = small_checkpoint.stat().st_size
-    monkeypatch.setattr(native.stream.Reader, "read", lambda *_: pytest.fail("a tensor was read"))
+    monkeypatch.setattr(Weights, "read", lambda *_: pytest.fail("a tensor was read"))
     small_machine(whole // 2)
     with pytest.raises(ValueError, match="the weights of .* need about .* are free"):
         load(small_checkpoint)

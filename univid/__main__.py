@@ -186,9 +186,9 @@ def inspect(args: argparse.Namespace) -> None:
 def import_source(args: argparse.Namespace) -> None:
     """Make a UniVid checkpoint out of a foreign one, and say what became of its tensors."""
     from .checkpoints.imports import COUNTED, plan, write
-    from .files.output import check_file
+    from .checkpoints.stream import check
 
-    check_file(args.out, (args.source, args.vision))
+    check(args.out, (args.source, args.vision))
     planned = plan(
         args.source,
         name=args.name,

@@ -110,7 +110,9 @@ def build_parser() -> Parser:
         "inspect", "Print a checkpoint's parameters by part, sampling profile, source and config"
     )
     inspect.add_argument(
-        "checkpoint", metavar="FILE", help="a UniVid checkpoint, 'built-in', or a preset: paper, family, tiny"
+        "checkpoint",
+        metavar="FILE",
+        help="a checkpoint, what `import` takes, 'built-in', or a preset: paper, family, tiny",
     )
 
     for name, summary in (
@@ -120,7 +122,9 @@ def build_parser() -> Parser:
         _import(command(name, summary))
 
     export = command("export", "Write an imported ModelScope network as a diffusers folder")
-    export.add_argument("checkpoint", metavar="FILE", help="a UniVid checkpoint, imported without --extend")
+    export.add_argument(
+        "checkpoint", metavar="FILE", help="a checkpoint, imported without --extend, or its source"
+    )
     export.add_argument(
         "--out", required=True, metavar="FOLDER", help="gets unet/ with a config and the weights"
     )
@@ -131,9 +135,9 @@ def _import(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "source",
         metavar="SOURCE",
-        help="one file (.safetensors, .ckpt, .pth, .bin) or a diffusers folder of Stable Diffusion 2.1 or "
-        "2.1-base, ModelScope, ZeroScope, Show-1's second super-resolution, VideoCrafter2, VideoCrafter1's "
-        "image-to-video or DynamiCrafter; recognised by its tensors",
+        help="one file (.safetensors, .ckpt, .pth, .pt, .bin) or a diffusers folder of Stable Diffusion 2.1 "
+        "or 2.1-base, ModelScope, ZeroScope, Show-1's second super-resolution, VideoCrafter2, "
+        "VideoCrafter1's image-to-video or DynamiCrafter; recognised by its tensors",
     )
     parser.add_argument(
         "--out",
@@ -243,7 +247,7 @@ def _machine(parser: argparse.ArgumentParser) -> None:
         "--checkpoint",
         default="built-in",
         metavar="FILE",
-        help="a UniVid checkpoint (default: the built-in one)",
+        help="a UniVid checkpoint, or what `import` takes (default: the built-in one)",
     )
     group.add_argument(
         "--lora",

@@ -119,7 +119,7 @@ class UNetConfig:
             ("temporal.conv_kernels", self.temporal.conv_kernels),
             ("temporal.segment_frames", self.temporal.segment_frames),
         ):
-            if per_level and len(per_level) != levels:
+            if len(per_level) != levels and (per_level or name == "attention_levels"):
                 raise ValueError(
                     f"{name} needs one entry for each of {levels} levels, got {len(per_level)}; "
                     "fix the config."
@@ -207,6 +207,9 @@ class BetaConfig:
             raise ValueError(f"betas of scaled_linear must rise from above 0 to below 1, got {ends}.")
 
 
+MOST_TIMESTEPS = 100_000  # each has an entry in a table; all models known have 1,000
+
+
 @dataclass(frozen=True)
 class ScheduleConfig:
     """The noise schedule that the network was trained on."""
@@ -224,6 +227,8 @@ class ScheduleConfig:
             raise ValueError(
                 "zero_terminal_snr needs prediction 'v' or 'x0': eps divides by zero at the last timestep."
             )
+        if self.num_timesteps > MOST_TIMESTEPS:
+            raise ValueError(f"num_timesteps must be at most {MOST_TIMESTEPS:,}, got {self.num_timesteps:,}.")
         if not 0 < self.x0_scale <= 1:
             raise ValueError(f"x0_scale must be above 0 and at most 1, got {self.x0_scale}; 1 is none.")
 

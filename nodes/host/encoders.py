@@ -18,9 +18,9 @@ from comfy.model_patcher import ModelPatcher
 from comfy_execution.graph_utils import ExecutionBlocker
 from torch import Tensor, nn
 
+from ...univid.checkpoints.opened import Checkpoint, open_checkpoint
 from ...univid.config import TextConfig, VAEConfig, VisionConfig
 from ...univid.vae import Autoencoder
-from .weights import AUTO, Weights, open_checkpoint
 
 # The host's text tower has these fixed.
 VOCABULARY = 49408
@@ -29,20 +29,20 @@ STAND_IN = {"double_z": True, "z_channels": 4, "resolution": 64, "in_channels": 
             "ch_mult": [1], "num_res_blocks": 1, "attn_resolutions": []}  # fmt: skip
 
 
-def load_encoders(path: str | Path, source: str = AUTO) -> tuple:
+def load_encoders(path: str | Path, source: str | None = None) -> tuple:
     """CLIP, CLIP_VISION and VAE of a checkpoint.
 
     In the place of a part that it does not hold stands what makes the host stop the nodes behind it with a
     message. Raises ValueError as `open_checkpoint`.
     """
-    weights = open_checkpoint(Path(path), source)
+    weights = open_checkpoint(path, source)
     parts = (
         ("text_encoder", load_clip, "text tower", "CLIPLoader (type stable_diffusion)"),
         ("image_encoder", _load_vision, "vision tower", "CLIPVisionLoader (CLIP ViT-H-14)"),
         ("vae", load_vae, "VAE", "VAELoader (a VAE of Stable Diffusion 1.x or 2.x)"),
     )
 
-    def load(part: str, build: Callable[[Weights], object], what: str, loader: str):
+    def load(part: str, build: Callable[[Checkpoint], object], what: str, loader: str):
         if weights.holds(part):
             return build(weights)
         return ExecutionBlocker(
@@ -52,7 +52,7 @@ def load_encoders(path: str | Path, source: str = AUTO) -> tuple:
     return tuple(load(*part) for part in parts)
 
 
-def load_clip(weights: Weights, disable_dynamic: bool = False) -> comfy.sd.CLIP:
+def load_clip(weights: Checkpoint, disable_dynamic: bool = False) -> comfy.sd.CLIP:
     """The text tower as a CLIP that gives its penultimate layer through ln_final."""
     config = weights.config.text
     if (config.vocab_size, config.embed_dim) != (VOCABULARY, config.width):
@@ -69,12 +69,12 @@ def load_clip(weights: Weights, disable_dynamic: bool = False) -> comfy.sd.CLIP:
         state_dict=state,
         disable_dynamic=disable_dynamic,
     )
-    clip.patcher.cached_patcher_init = (_load_clip_patcher, (str(weights.path), weights.source))
+    clip.patcher.cached_patcher_init = (_load_clip_patcher, (str(weights.path), weights.name))
     return clip
 
 
-def _load_clip_patcher(path: str, source: str, disable_dynamic: bool = False) -> ModelPatcher:
-    return load_clip(open_checkpoint(Path(path), source), disable_dynamic).patcher
+def _load_clip_patcher(path: str, source: str | None, disable_dynamic: bool = False) -> ModelPatcher:
+    return load_clip(open_checkpoint(path, source), disable_dynamic).patcher
 
 
 def _clip_target(config: TextConfig) -> comfy.supported_models_base.ClipTarget:
@@ -108,7 +108,7 @@ def _clip_target(config: TextConfig) -> comfy.supported_models_base.ClipTarget:
     )
 
 
-def _load_vision(weights: Weights) -> comfy.clip_vision.ClipVisionModel:
+def _load_vision(weights: Checkpoint) -> comfy.clip_vision.ClipVisionModel:
     config: VisionConfig = weights.config.vision
     arch = {
         "model_type": "clip_vision_model",
@@ -142,7 +142,7 @@ class HostAutoencoder(Autoencoder):
         return self.decoder(self.post_quant_conv(latents))
 
 
-def load_vae(weights: Weights, disable_dynamic: bool = False) -> comfy.sd.VAE:
+def load_vae(weights: Checkpoint, disable_dynamic: bool = False) -> comfy.sd.VAE:
     """The host's VAE: around its own autoencoder where that can be built, else around ours.
 
     The host's normalises in groups of a fixed number, which a narrow VAE cannot have.

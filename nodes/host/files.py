@@ -9,7 +9,8 @@ import folder_paths
 from ...univid.checkpoints import native
 
 FOLDERS = ("univid", "checkpoints", "diffusion_models")
-SUFFIXES = (".safetensors", ".ckpt", ".pth")  # the last two are read as plain weights, never run
+# What is inside shows by the first bytes; PyTorch's own files are read as plain weights, never run.
+SUFFIXES = (".safetensors", ".ckpt", ".pth", ".pt", ".bin")
 SAMPLES = ("sample.png", "sample.mp4")  # in the host's input folder their names begin with univid_
 
 logger = logging.getLogger(__name__)

@@ -19,6 +19,7 @@ from einops import rearrange
 from torch import Tensor
 
 from ...univid import curves, memory
+from ...univid.checkpoints.opened import Checkpoint, open_checkpoint
 from ...univid.conditioning import Conditioning, with_null_image
 from ...univid.config import ModelConfig, SamplingProfile, UNetConfig
 from ...univid.diffusion import NoiseSchedule
@@ -32,7 +33,6 @@ from .patches import HostAttention, HostHook, Notices, check_windows
 from .preview import OwnPreviewer
 from .relatives import shared_conds
 from .schedule import own_sampling, sampling_settings
-from .weights import AUTO, Weights, open_checkpoint
 
 REFERENCES = "univid_reference_frames"  # transformer option: {f: number of reference frames}
 MODEL_TYPES = {"eps": comfy.model_base.ModelType.EPS, "v": comfy.model_base.ModelType.V_PREDICTION}
@@ -269,21 +269,18 @@ def profile_of(model) -> SamplingProfile:
     return model.model.univid_profile
 
 
-def load_model(path: str | Path, dtype: str = "auto", source: str = AUTO, disable_dynamic: bool = False):
+def load_model(
+    path: str | Path, dtype: str = "auto", source: str | None = None, disable_dynamic: bool = False
+):
     """A MODEL (ModelPatcher) from a UniVid checkpoint or a foreign one; Stable Diffusion's time is untrained.
 
-    dtype: "auto" or a name of STORED_DTYPES, for the weights. source: as `open_checkpoint`.
+    dtype: "auto" or a name of STORED_DTYPES, for the weights. source: the name that `open_checkpoint` takes.
 
     Raises:
         ValueError: not such a file, damaged, or weights that are not finite.
     """
-    weights = open_checkpoint(Path(path), source)
-    if not weights.trained:
-        logger.warning(
-            "%s is Stable Diffusion 2.1: its temporal layers and image stream are untrained, so its frames "
-            "will not move together; load a trained UniVid checkpoint for video.",
-            Path(path).name,
-        )
+    weights = open_checkpoint(path, source)
+    weights.warn_if_untrained()
     host_config = Config(weights.config, weights.profile)
     device, storage = management.get_torch_device(), weights.dtype("unet")
     supported = list(host_config.supported_inference_dtypes)
@@ -308,13 +305,13 @@ def load_model(path: str | Path, dtype: str = "auto", source: str = AUTO, disabl
     return patcher
 
 
-def _own_vae(weights: Weights) -> Autoencoder:
+def _own_vae(weights: Checkpoint) -> Autoencoder:
     vae = Autoencoder(weights.config.vae).eval().requires_grad_(False)
     vae.load_state_dict(weights.read("vae"))
     return vae
 
 
-def _fill(model: UniVidModel, weights: Weights, assign: bool) -> None:
+def _fill(model: UniVidModel, weights: Checkpoint, assign: bool) -> None:
     state = weights.read("unet")
     missing, unknown = model.diffusion_model.load_state_dict(state, strict=False, assign=assign)
     if missing or unknown:  # open_checkpoint has compared names and shapes with the config

@@ -15,13 +15,13 @@ import torch  # noqa: E402
 from host_tests.both import expected, run  # noqa: E402
 from host_tests.random_model import write  # noqa: E402
 from univid_pack.nodes.host.model import load_model  # noqa: E402
-from univid_pack.univid.checkpoints import native  # noqa: E402
+from univid_pack.univid.checkpoints import load  # noqa: E402
 
 RUNS, CHANNELS, FRAMES, SIZE, STEPS = 5, 64, 12, 16, 4
 
 torch.set_num_threads(2)
 path = write(Path.cwd(), CHANNELS)
-model, library = load_model(path, "fp32"), native.load(path, dtype=torch.float32)
+model, library = load_model(path, "fp32"), load(path, dtype=torch.float32)
 print(
     f"width {CHANNELS}, {FRAMES} frames of {8 * SIZE} x {8 * SIZE}, {STEPS} steps of euler, fp32, 2 threads"
 )

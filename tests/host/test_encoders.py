@@ -26,9 +26,9 @@ def no_grad():
 
 @pytest.fixture(scope="session")
 def univid_library(pack):
-    from univid_pack.univid.checkpoints import native
+    from univid_pack.univid.checkpoints import load
 
-    return native.load(dtype=torch.float32)
+    return load(dtype=torch.float32)
 
 
 @pytest.fixture(scope="session")
@@ -161,9 +161,9 @@ def test_vae_is_the_librarys(loaded, univid_library, picture):
 
 def saved(tmp_path, **changes):
     """A checkpoint with random parts where the config changes, and the library's model of it."""
-    from univid_pack.univid.checkpoints import native
+    from univid_pack.univid.checkpoints import load, native
 
-    model = native.load()
+    model = load()
     config = dataclasses.replace(model.config, **changes)
     generator = torch.Generator().manual_seed(0)
     drawn = {
@@ -179,7 +179,7 @@ def saved(tmp_path, **changes):
     absent = {name: None for name, part in native.PARTS.items() if getattr(config, part.field) is None}
     path = tmp_path / "drawn.safetensors"
     native.save(path, dataclasses.replace(model, config=config, **absent, **drawn), dtype=torch.float16)
-    return path, native.load(path, dtype=torch.float32)
+    return path, load(path, dtype=torch.float32)
 
 
 def encoders(name):

@@ -22,8 +22,8 @@ def golden():
 def test_a_relative_s_file_is_what_import_writes(pack, golden, tmp_path, caplog):
     from safetensors.torch import load_file
     from univid_pack.nodes.host.model import load_model, profile_of
-    from univid_pack.nodes.host.weights import open_checkpoint
     from univid_pack.univid.checkpoints import import_file
+    from univid_pack.univid.checkpoints.opened import open_checkpoint
 
     source = tmp_path / "model.ckpt"
     torch.save({"state_dict": golden.golden_state("videocrafter2")}, source)
@@ -45,8 +45,8 @@ def test_a_relative_s_file_is_what_import_writes(pack, golden, tmp_path, caplog)
 
 def test_the_source_is_asked_for_where_tensors_leave_several(pack, golden, tmp_path):
     from safetensors.torch import save_file
-    from univid_pack.nodes.host.weights import open_checkpoint
     from univid_pack.nodes.load import UniVidLoad
+    from univid_pack.univid.checkpoints.opened import open_checkpoint
 
     source = tmp_path / "unet.safetensors"
     save_file(golden.golden_state("modelscope"), source)
@@ -58,5 +58,5 @@ def test_the_source_is_asked_for_where_tensors_leave_several(pack, golden, tmp_p
     save_file(golden.golden_state("dynamicrafter_512"), source)
     with pytest.raises(ValueError, match="give the name 'dynamicrafter-512'"):
         open_checkpoint(source)
-    with pytest.raises(ValueError, match="is a UniVid checkpoint, not 'zeroscope'"):
+    with pytest.raises(ValueError, match="is a UniVid checkpoint, not zeroscope"):
         UniVidLoad.execute("built-in", source="zeroscope")

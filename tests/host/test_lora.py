@@ -66,9 +66,9 @@ def model_of(bases, kind):
 def merged(bases, case, loras, strength):
     """The library's model with the LoRA in its weights."""
     import folder_paths
-    from univid_pack.univid.checkpoints import apply_lora, native
+    from univid_pack.univid.checkpoints import apply_lora, load
 
-    model = native.load(bases[case[0]], dtype=torch.float32)
+    model = load(bases[case[0]], dtype=torch.float32)
     apply_lora(model, folder_paths.get_full_path("loras", loras[case]), strength)
     return model
 

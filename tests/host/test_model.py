@@ -41,9 +41,9 @@ def model(path):
 
 @pytest.fixture(scope="module")
 def library(path):
-    from univid_pack.univid.checkpoints import native
+    from univid_pack.univid.checkpoints import load
 
-    return native.load(path, dtype=torch.float32)
+    return load(path, dtype=torch.float32)
 
 
 @pytest.mark.parametrize("guidance", GUIDANCE)
@@ -59,11 +59,11 @@ def test_the_host_samples_what_the_library_samples(model, library, guidance, sam
 def test_zero_terminal_snr_starts_at_the_same_sigma(tmp_path, sampler):
     """It starts at sigma 4518, where float32 itself leaves 1e-4."""
     from univid_pack.nodes.host.model import load_model
-    from univid_pack.univid.checkpoints import native
+    from univid_pack.univid.checkpoints import load
 
     path = write(tmp_path, zero_terminal_snr=True)
     ours = run(load_model(path, "fp32"), "separate", sampler=sampler)[0]
-    theirs = native.load(path, dtype=torch.float32)
+    theirs = load(path, dtype=torch.float32)
     assert difference(ours, expected(theirs, "separate", sampler=sampler)) < 2e-3
     assert difference(ours, expected(theirs, "nested", sampler=sampler)) > 1e-2
 

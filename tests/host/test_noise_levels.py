@@ -170,9 +170,9 @@ def test_a_start_that_is_not_known_yet_is_refused(path, tmp_path):
 
     from safetensors.torch import load_file, save_file
     from univid_pack.nodes.host.model import load_model
-    from univid_pack.univid.checkpoints import stream
+    from univid_pack.univid.files.weights import open_weights
 
-    header = dict(stream.Reader(path).metadata)
+    header = dict(open_weights(path).metadata)
     profile = json.loads(header["profile"])
     profile["start"]["biased_noise"] = {"t_m": 600.0, "t_n": 990.0}
     save_file(load_file(path), tmp_path / "animates.safetensors", header | {"profile": json.dumps(profile)})

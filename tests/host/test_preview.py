@@ -19,14 +19,14 @@ def test_the_built_in_model_previews_frames_as_its_own_vae_decodes_them(previews
     from comfy.cli_args import LatentPreviewMethod
     from univid_pack.nodes.host.model import load_model
     from univid_pack.nodes.host.preview import previewer_of
-    from univid_pack.univid.checkpoints import native
+    from univid_pack.univid.checkpoints import load, native
     from univid_pack.univid.video import read_image
 
     sample = torch.nn.functional.interpolate(
         read_image(native.built_in_path().with_name("sample.png")), (64, 64)
     )
     video = torch.stack([sample, sample.flip(-1)], 2)  # two frames
-    latents = native.load(dtype=torch.float32, parts=["vae"]).vae.encode(video)[0].transpose(0, 1)
+    latents = load(dtype=torch.float32, parts=["vae"]).vae.encode(video)[0].transpose(0, 1)
     model = load_model(native.built_in_path())
     _, picture, _ = previewer_of(model).decode_latent_to_preview_image("JPEG", latents)
     assert picture.size == (512, 256)

@@ -97,9 +97,9 @@ def loaded(paths):
 
 @pytest.fixture(scope="module")
 def library(paths):
-    from univid_pack.univid.checkpoints import native
+    from univid_pack.univid.checkpoints import load
 
-    return Lazy(lambda kind: native.load(paths[kind], dtype=torch.float32))
+    return Lazy(lambda kind: load(paths[kind], dtype=torch.float32))
 
 
 def picture(seed=0, height=40, width=72):

@@ -61,6 +61,7 @@ def frames(pack):
 def started(pack, tmp_path_factory):
     """The built-in model as a MODEL, by the timestep at which its sampling starts; "own" = its own."""
     from univid_pack.nodes.host.model import load_model
+    from univid_pack.univid import checkpoints
     from univid_pack.univid.checkpoints import native
 
     folder = tmp_path_factory.mktemp("starts")
@@ -68,7 +69,7 @@ def started(pack, tmp_path_factory):
     def load(timestep="own"):
         if timestep == "own":
             return load_model(native.built_in_path(), "fp32")
-        model = native.load()
+        model = checkpoints.load()
         start = dataclasses.replace(model.profile.start, timestep=timestep)
         model.profile = dataclasses.replace(model.profile, start=start)
         native.save(folder / f"{timestep}.safetensors", model)

@@ -8,7 +8,8 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from univid import checkpoints
-from univid.checkpoints import built_in_path, foreign, imports, native, stream
+from univid.checkpoints import built_in_path, native
+from univid.checkpoints.opened import open_checkpoint
 from univid.config import ModelConfig, SamplingProfile
 from univid.initialization import initialize
 from univid.model import UniVid
@@ -42,8 +43,7 @@ def load_base(base: str, seed: int) -> UniVid:
             }
         initialize(parts["unet"], seed)
         return UniVid(config, PROFILES[base], **parts, info={"source": f"preset {base}, random weights"})
-    path = _path(base)
-    return checkpoints.load(path) if _native(path) else _import(path)
+    return checkpoints.load(_path(base))
 
 
 def describe_base(base: str) -> tuple[ModelConfig, SamplingProfile]:
@@ -54,9 +54,8 @@ def describe_base(base: str) -> tuple[ModelConfig, SamplingProfile]:
     """
     if base in PRESETS:
         return PRESETS[base], PROFILES[base]
-    path = _path(base)
-    opened = _native(path)
-    return native.read_header(opened)[:2] if opened else native.parse_header(_plan(path).metadata)[:2]
+    opened = open_checkpoint(_path(base))
+    return opened.config, opened.profile
 
 
 def _path(base: str) -> Path:
@@ -67,36 +66,6 @@ def _path(base: str) -> Path:
             f"{', '.join(PRESETS)}; got none there, set options.base."
         )
     return path
-
-
-def _native(path: Path) -> stream.Reader | None:
-    """A native checkpoint, opened; None = a foreign one."""
-    opened = foreign.open_weights(path) if path.is_file() else None
-    native_file = isinstance(opened, stream.Reader) and opened.metadata.get("format") == "univid"
-    return opened if native_file else None
-
-
-def _plan(path: Path) -> imports.Import:
-    try:
-        return imports.plan(path)
-    except ValueError as error:
-        raise ValueError(
-            f"{str(error).rstrip('.')}; or make a file for it once with `python -m univid import`."
-        ) from error
-
-
-def _import(path: Path) -> UniVid:
-    """A foreign model as its importer gives it."""
-    planned = _plan(path)
-    config, profile, info = native.parse_header(planned.metadata)
-    parts = native.meta_modules(config)
-    for name, module in parts.items():
-        prefix = native.PARTS[name].prefix
-        weights = {key: planned.make(prefix + key) for key in module.state_dict()}
-        for key, tensor in weights.items():
-            native.check_finite(tensor, f"{path} has nan or infinite weights in {prefix + key}")
-        module.load_state_dict(weights, assign=True)
-    return UniVid(config, profile, parts.pop("unet", None), info=info, **parts)
 
 
 def trainable(unet: UNet) -> UNet:

@@ -6,9 +6,11 @@ from pathlib import Path
 
 from ..config import UNetConfig
 from ..files import output
+from ..files.tensors import Entry
+from ..messages import shown
 from . import stream
 from .family_names import diffusers_family_unet
-from .native import PARTS, build_meta, check_finite, read_header
+from .opened import open_checkpoint
 
 INPUT_HEADS = 8  # of diffusers' transformer_in
 
@@ -20,33 +22,26 @@ def export(path: str | os.PathLike, folder: str | os.PathLike) -> None:
         ValueError: not a UniVid checkpoint, an architecture that UNet3DConditionModel does not have, weights
             that are not finite, or a folder that cannot be written.
     """
-    reader = stream.Reader(path)
-    config, _, info = read_header(reader)
-    build_meta(reader, config)
-    unet, prefix, out = config.unet, PARTS["unet"].prefix, Path(folder) / "unet"
+    opened = open_checkpoint(path)
+    unet, out = opened.config.unet, Path(folder) / "unet"
     if (problem := _problem(unet)) is not None:
         raise ValueError(
-            f"{path} {problem}, which diffusers' UNet3DConditionModel has not; export a plain import of "
-            "ModelScope, ZeroScope or Show-1."
+            f"{shown(path)} {problem}, which diffusers' UNet3DConditionModel has not; export a plain import "
+            "of ModelScope, ZeroScope or Show-1."
         )
     table = diffusers_family_unet(unet)
-    ours = {
-        table.source(key.removeprefix(prefix)): (key, entry)
-        for key, entry in reader.entries.items()
-        if key.startswith(prefix)
-    }
+    ours = {table.source(key): (key, entry) for key, entry in opened.entries("unet").items()}
     entries = {}
     for name, (_, entry) in ours.items():
         kernel = ".temp_convs." in name and len(entry.shape) == 4
-        entries[name] = stream.Entry(entry.dtype, (*entry.shape, 1) if kernel else entry.shape)
+        entries[name] = Entry(entry.dtype, (*entry.shape, 1) if kernel else entry.shape)
 
     def make(name: str):
         key, _ = ours[name]
-        tensor = reader.read(key)
-        check_finite(tensor, f"{path} has nan or infinite weights in {key}")
-        return tensor.reshape(entries[name].shape)
+        return opened.tensor("unet", key).reshape(entries[name].shape)
 
-    metadata = {"format": "pt"} | ({"licence": info["licence"]} if "licence" in info else {})
+    licence = {"licence": opened.info["licence"]} if "licence" in opened.info else {}
+    metadata = {"format": "pt"} | licence
     output.check_folder(out, size=stream.size_of(entries, metadata))
     with output.new_folder(out) as partial:
         stream.write_into(partial / "diffusion_pytorch_model.safetensors", entries, make, metadata)

@@ -12,11 +12,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..files import output
+from ..files.tensors import Entry
+from ..files.weights import open_weights
+from ..messages import shown
 from . import extension, kinds, modelscope, shapes, stable_diffusion, stream, videocrafter
-from .foreign import Asked, Foreign, naming, open_vision, open_weights, read_json
-from .native import PARTS, check_finite, header
+from .foreign import Asked, Foreign, naming, open_vision
+from .native import PARTS, check_finite, header, is_native, parse_header
 from .pieces import assemble
+from .settings import Settings
 
 OPENERS = {
     "stable_diffusion": stable_diffusion.open_file,
@@ -59,7 +62,7 @@ class Import:
     trained: whether the source knows time; Stable Diffusion does not.
     """
 
-    entries: Mapping[str, stream.Entry]
+    entries: Mapping[str, Entry]
     make: Callable[[str], Tensor]
     metadata: Mapping[str, str]
     report: Report
@@ -72,7 +75,7 @@ def import_file(source: str | os.PathLike, out: str | os.PathLike, **options) ->
     Raises:
         ValueError: as `plan` and `write`.
     """
-    output.check_file(out, (source, options.get("vision")))
+    stream.check(out, (source, options.get("vision")))
     planned = plan(source, **options)
     write(planned, source, out)
     return planned.report
@@ -84,7 +87,7 @@ def write(planned: Import, source: str | os.PathLike, out: str | os.PathLike) ->
     Raises:
         ValueError: weights that are not finite, or `out` cannot be written or is the source.
     """
-    output.check_file(out, (source,))
+    stream.check(out, (source,))
     stream.write(out, planned.entries, planned.make, planned.metadata)
 
 
@@ -119,6 +122,8 @@ def plan(
             a choice that is needed or does not fit.
     """
     source = Path(source)
+    if head_channels < 1:
+        raise ValueError(f"head_channels must be at least 1, got {head_channels}.")
     foreign = open_source(source, Asked(name, prediction, head_channels))
     origin, unet = foreign.origin, foreign.config.unet
     trained = unet.temporal.attention
@@ -143,7 +148,7 @@ def plan(
 
     def make(key: str) -> Tensor:
         tensor = pieces[key].make().to(pieces[key].entry.dtype)
-        check_finite(tensor, f"{source} gives nan or infinite weights in {key}")
+        check_finite(tensor, f"{shown(source)} gives nan or infinite weights in {key}")
         return tensor
 
     counts = {word: [p.entry for p in pieces.values() if p.kind == word] for word in COUNTED} | unused
@@ -157,7 +162,10 @@ def plan(
         absent=tuple(part for part in PARTS if part not in foreign.parts),
     )
     entries = {key: piece.entry for key, piece in pieces.items()}
-    return Import(entries, make, header(config, origin.profile, info), report, trained)
+    metadata = header(config, origin.profile, info)
+    with naming(source):
+        parse_header(metadata)  # what cannot be opened is not written
+    return Import(entries, make, metadata, report, trained)
 
 
 def open_source(source: Path, asked: Asked) -> Foreign:
@@ -168,15 +176,16 @@ def open_source(source: Path, asked: Asked) -> Foreign:
     """
     if source.is_dir():
         if not (source / "unet").is_dir():
-            raise ValueError(f"{source} has no unet/ inside; give a diffusers folder, or one file.")
-        kind = read_json(source / "unet" / "config.json").get("_class_name")
-        if kind not in FOLDERS:
-            what = OTHER_FOLDERS.get(kind, f"of the kind {kind}")
-            raise ValueError(f"{source} is {what}, which cannot be imported; {kinds.TAKE}.")
+            raise ValueError(f"{shown(source)} has no unet/ inside; give a diffusers folder, or one file.")
+        kind = Settings(source / "unet" / "config.json").values.get("_class_name")
+        if not isinstance(kind, str) or kind not in FOLDERS:
+            known = isinstance(kind, str) and OTHER_FOLDERS.get(kind)
+            what = known or f"of the kind {shown(kind, 60)}"
+            raise ValueError(f"{shown(source)} is {what}, which cannot be imported; {kinds.TAKE}.")
         return FOLDERS[kind](source, asked)
     weights = open_weights(source)
-    if getattr(weights, "metadata", {}).get("format") == "univid":
-        raise ValueError(f"{source} is a UniVid checkpoint already; use it as it is.")
+    if is_native(weights):
+        raise ValueError(f"{shown(source)} is a UniVid checkpoint already; use it as it is.")
     with naming(source):
         return OPENERS[kinds.recognise(weights.entries)](weights, asked)
 
@@ -185,13 +194,13 @@ def _with_vision(foreign: Foreign, path: Path, adds_image: bool) -> Foreign:
     """Add the vision tower of a CLIP file."""
     if not adds_image:
         raise ValueError(
-            f"{path} would go unused, because the image stream is the source's own or absent; leave it out, "
-            "or extend a model without one."
+            f"{shown(path)} would go unused, because the image stream is the source's own or absent; leave "
+            "it out, or extend a model without one."
         )
     weights, table, vision = open_vision(path)
     if vision.embed_dim != foreign.config.unet.context_dim:
         raise ValueError(
-            f"{path} projects to {vision.embed_dim} channels, the U-Net's context has "
+            f"{shown(path)} projects to {vision.embed_dim} channels, the U-Net's context has "
             f"{foreign.config.unet.context_dim}; take the CLIP that belongs to the U-Net, ViT-H-14."
         )
     config = replace(foreign.config, vision=vision)

@@ -5,12 +5,13 @@ import math
 import os
 import re
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 
 from ..config import to_json
+from ..files.tensors import Entry
+from ..messages import shown
 from ..presets import PRESETS, PROFILES
-from . import stream
-from .native import BUILT_IN, PARTS, built_in_path, meta_modules, read_header
+from .native import PARTS, meta_modules
+from .opened import open_checkpoint
 
 UNET_PARTS = {
     "PSTConv": r".*\.(in|out)_temporal\..*",
@@ -27,23 +28,25 @@ UNET_PARTS = {
 def describe(source: str | os.PathLike) -> str:
     """A checkpoint, "built-in", or a preset such as "paper" as text: size by part, config, profile, origin.
 
+    One of another project is described as what `import` makes of it.
+
     Raises:
-        ValueError: neither a preset nor a readable UniVid checkpoint.
+        ValueError: neither a preset nor a checkpoint that can be opened.
     """
     if str(source) in PRESETS:
         config, profile, info = PRESETS[str(source)], PROFILES[str(source)], {"preset": str(source)}
         entries = {
-            PARTS[part].prefix + key: stream.Entry(tensor.dtype, tuple(tensor.shape))
+            PARTS[part].prefix + key: Entry(tensor.dtype, tuple(tensor.shape))
             for part, module in meta_modules(config).items()
             for key, tensor in module.state_dict().items()
         }
     else:
-        path = built_in_path() if str(source) == BUILT_IN else Path(source)
-        reader = stream.Reader(path)
-        entries = reader.entries
-        config, profile, info = read_header(reader)
+        opened = open_checkpoint(source)
+        config, profile, entries = opened.config, opened.profile, opened.all_entries
         dtypes = sorted({str(entry.dtype).removeprefix("torch.") for entry in entries.values()})
-        info = {"file": f"{path}, {path.stat().st_size / 1e6:,.1f} MB, {' and '.join(dtypes)}"} | info
+        size = sum(entry.num_bytes for entry in entries.values())
+        file = f"{shown(opened.path)}, {size / 1e6:,.1f} MB, {' and '.join(dtypes)}"
+        info = {"file": file} | {shown(key, 40): shown(text, 200) for key, text in opened.info.items()}
     sections = (
         _table(info.items()),
         _table([("part", "tensors", "parameters"), *_sizes(entries)]),
@@ -53,7 +56,7 @@ def describe(source: str | os.PathLike) -> str:
     return "\n\n".join(sections)
 
 
-def count_parameters(entries: Mapping[str, stream.Entry]) -> dict[str, tuple[int, int]]:
+def count_parameters(entries: Mapping[str, Entry]) -> dict[str, tuple[int, int]]:
     """Tensors and parameters of each part, by its name."""
     counts: dict[str, tuple[int, int]] = {}
     for key, entry in entries.items():
@@ -73,7 +76,7 @@ def _part(key: str) -> tuple[str, str]:
     return "unknown", key
 
 
-def _sizes(entries: Mapping[str, stream.Entry]) -> Iterator[tuple[str, str, str]]:
+def _sizes(entries: Mapping[str, Entry]) -> Iterator[tuple[str, str, str]]:
     counts = count_parameters(entries)
     inside = {name: counts[name] for name in reversed(UNET_PARTS) if name in counts}
     beside = {name: count for name, count in counts.items() if name not in inside}

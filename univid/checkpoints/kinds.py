@@ -20,11 +20,6 @@ SOURCES = {
     "modelscope": r"(input_blocks|middle_block|output_blocks)\..*\.temopral_conv\..*",
     "stable_diffusion": r"cond_stage_model\.model\..*",
 }
-TITLES = {
-    "videocrafter": "a VideoCrafter or DynamiCrafter checkpoint",
-    "modelscope": "ModelScope's text-to-video network",
-    "stable_diffusion": "a Stable Diffusion 2.x checkpoint",
-}
 REST = {
     "the U-Net of a diffusers folder by itself": r"(down_blocks|mid_block|up_blocks)\..*\.resnets\..*",
     "a U-Net without Stable Diffusion 2's text tower": r"(model\.diffusion_model\.)?input_blocks\..*",

@@ -20,6 +20,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from ..files.tensors import Entry, Weights
+from ..files.weights import open_weights
+from ..messages import shown
 from ..model import UniVid
 from . import stream
 from .names import listed
@@ -28,6 +31,7 @@ from .native import check_finite
 PREFIX = "diffusion_model."
 NAME = re.compile(re.escape(PREFIX) + r"(.+)\.(lora_A\.weight|lora_B\.weight|alpha)")
 DOWN, UP, ALPHA = "lora_A.weight", "lora_B.weight", "alpha"
+MOST_CHANGE = 65504.0  # of a weight: the largest number in half precision
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,11 @@ class LowRank:
     def shape(self) -> tuple[int, ...]:
         """Of the weight that it fits."""
         return (self.up.shape[0], *self.down.shape[1:])
+
+    @property
+    def reach(self) -> float:
+        """No number of the difference is further from zero than this."""
+        return abs(self.alpha) * math.prod(m.float().abs().max().item() for m in (self.up, self.down))
 
     def delta(self) -> Tensor:
         """The difference to the weight at strength 1, float32 `[out in ...kernel]`."""
@@ -87,7 +96,7 @@ def write_lora(path: str | os.PathLike, lora: Lora, *, dtype: torch.dtype | None
     }
     for key, tensor in tensors.items():
         check_finite(tensor, f"cannot write {path}: nan or infinite weights in {key} as {tensor.dtype}")
-    entries = {key: stream.Entry(tensor.dtype, tuple(tensor.shape)) for key, tensor in tensors.items()}
+    entries = {key: Entry(tensor.dtype, tuple(tensor.shape)) for key, tensor in tensors.items()}
     stream.write(path, entries, tensors.__getitem__, dict(lora.info))
 
 
@@ -95,22 +104,25 @@ def read_lora(path: str | os.PathLike) -> Lora:
     """Read a LoRA that has this module's names, whoever wrote it.
 
     Raises:
-        ValueError: another kind of file, damaged, half a pair of matrices, or weights that are not finite.
+        ValueError: another kind of file, damaged, half a pair of matrices, weights that are whole numbers or
+            not finite.
     """
-    reader = stream.Reader(path)
-    parts: dict[str, dict[str, Tensor]] = {}
-    if foreign := sorted(key for key in reader.entries if NAME.fullmatch(key) is None):
+    weights = open_weights(path)
+    layers: dict[str, set[str]] = {}
+    foreign = []
+    for key in weights.entries:
+        if match := NAME.fullmatch(key):
+            layers.setdefault(match[1], set()).add(match[2])
+        else:
+            foreign.append(key)
+    if foreign:
         raise ValueError(
-            f"{path} is not a LoRA as UniVid writes it: it holds {listed(foreign)}; give one with names like "
-            f"{PREFIX}<layer>.{DOWN}, or use ComfyUI's own loader, which takes others too."
+            f"{shown(path)} is not a LoRA as UniVid writes it: it holds {listed(foreign)}; give one with "
+            f"names like {PREFIX}<layer>.{DOWN}, or use ComfyUI's own loader, which takes others too."
         )
-    for key in reader.entries:
-        layer, name = NAME.fullmatch(key).groups()
-        parts.setdefault(layer, {})[name] = tensor = reader.read(key)
-        check_finite(tensor, f"{path} has nan or infinite weights in {key}")
-    if not parts:
-        raise ValueError(f"{path} holds no tensors; give a LoRA.")
-    return Lora({layer: _low_rank(path, layer, found) for layer, found in parts.items()}, reader.metadata)
+    if not layers:
+        raise ValueError(f"{shown(path)} holds no tensors; give a LoRA.")
+    return Lora({layer: _low_rank(weights, layer) for layer in layers}, weights.metadata)
 
 
 @torch.no_grad()
@@ -120,7 +132,8 @@ def merge(unet: nn.Module, lora: Lora, strength: float = 1.0) -> None:
     The sum is made in float32 and then gets the weight's dtype. All layers are checked before one changes.
 
     Raises:
-        ValueError: a layer that the network lacks or has in another shape, or a strength that is not finite.
+        ValueError: a layer that the network lacks or has in another shape, a strength that is not finite, or
+            numbers that no network has.
     """
     if not math.isfinite(strength):
         raise ValueError(f"the strength of a LoRA must be a finite number, got {strength}.")
@@ -137,8 +150,13 @@ def merge(unet: nn.Module, lora: Lora, strength: float = 1.0) -> None:
     for path, layer in lora.layers.items():
         if layer.shape != (shape := tuple(weights[path].shape)):
             raise ValueError(
-                f"this LoRA is for a network of another size, with {path} of shape {layer.shape} instead of "
-                f"{shape}; take one that was trained on this model."
+                f"this LoRA is for a network of another size, with {shown(path, 90)} of shape {layer.shape} "
+                f"instead of {shape}; take one that was trained on this model."
+            )
+        if (reach := abs(strength) * layer.reach) > MOST_CHANGE:
+            raise ValueError(
+                f"this LoRA can change weights of {shown(path, 90)} by {reach:.3g}, which no network "
+                "survives; take another one, or a smaller strength."
             )
     for path, layer in lora.layers.items():
         weight = weights[path]
@@ -152,24 +170,36 @@ def apply_lora(model: UniVid, path: str | os.PathLike, strength: float = 1.0) ->
         ValueError: no LoRA, or one for another network; the sentence names the file.
     """
     if model.unet is None:
-        raise ValueError(f"cannot apply {path} without a U-Net; load the model with all its parts.")
+        raise ValueError(f"cannot apply {shown(path)} without a U-Net; load the model with all its parts.")
     lora = read_lora(path)
     try:
         merge(model.unet, lora, strength)
     except ValueError as error:
-        raise ValueError(f"cannot apply {path}: {error}") from error
+        raise ValueError(f"cannot apply {shown(path)}: {error}") from error
 
 
-def _low_rank(path: str | os.PathLike, layer: str, found: Mapping[str, Tensor]) -> LowRank:
-    """A layer out of its tensors; without alpha it counts as the rank, as in ComfyUI."""
-    down, up = found.get(DOWN), found.get(UP)
-    if down is None or up is None:
+def _low_rank(weights: Weights, layer: str) -> LowRank:
+    """A layer's tensors, checked before they are read; without alpha it counts as the rank, as in ComfyUI."""
+    keys = {name: f"{PREFIX}{layer}.{name}" for name in (DOWN, UP, ALPHA)}
+    found = {name: weights.entries[key] for name, key in keys.items() if key in weights.entries}
+    path, layer = shown(weights.path), shown(layer, 90)
+    if DOWN not in found or UP not in found:
         raise ValueError(f"{path} has half a pair of matrices for {layer}; it is damaged, take another one.")
-    alpha = found.get(ALPHA)
-    pair = down.dim() == up.dim() >= 2 and up.shape[1:] == (len(down), *[1] * (up.dim() - 2))
-    if not pair or not down.numel() or not up.numel() or (alpha is not None and alpha.numel() != 1):
+    down, up, alpha = found[DOWN].shape, found[UP].shape, found[ALPHA].shape if ALPHA in found else ()
+    pair = len(down) == len(up) >= 2 and up[1:] == (down[0], *[1] * (len(up) - 2))
+    if not pair or 0 in down or 0 in up or math.prod(alpha) != 1:
         raise ValueError(
-            f"{path} has matrices for {layer} that do not fit each other, {list(down.shape)} and "
-            f"{list(up.shape)}; it is damaged, take another one."
+            f"{path} has matrices for {layer} that do not fit each other, {list(down)} and {list(up)}; it is "
+            "damaged, take another one."
         )
-    return LowRank(down, up, float(len(down)) if alpha is None else alpha.item())
+    for name in (DOWN, UP):
+        if not found[name].dtype.is_floating_point:
+            raise ValueError(
+                f"{path} has matrices of type {found[name].dtype} for {layer}; take a LoRA with "
+                "floating-point weights."
+            )
+    tensors = {name: weights.read(keys[name]) for name in found}
+    for name, tensor in tensors.items():
+        check_finite(tensor, f"{path} has nan or infinite weights in {shown(keys[name], 90)}")
+    rank = tensors[DOWN].shape[0]
+    return LowRank(tensors[DOWN], tensors[UP], float(tensors[ALPHA].item() if ALPHA in tensors else rank))

@@ -4,19 +4,17 @@ import dataclasses
 from pathlib import Path
 
 from ..config import ModelConfig
+from ..files.tensors import Weights
 from . import shapes
 from .family_names import Dialect, diffusers_family_unet, ldm_family_unet
 from .foreign import (
     Asked,
     Foreign,
-    Weights,
     diffusers_schedule,
     diffusers_towers,
     naming,
-    open_weights,
-    read_json,
+    open_part,
     shapes_below,
-    weights_file,
 )
 from .origins import ORIGINS, choose
 
@@ -36,8 +34,8 @@ def open_file(weights: Weights, asked: Asked) -> Foreign:
         raise ValueError(f"predicts {origin.schedule.prediction}, not {asked.prediction}; leave that out.")
     found = shapes_below(weights, "")
     trunk = shapes.ldm_unet(found, asked.head_channels)
-    temporal = shapes.family_temporal(trunk, found["input_blocks.0.1.proj_in.weight"][0])
-    unet = dataclasses.replace(trunk, temporal=temporal)
+    width, _ = shapes.size(found, "input_blocks.0.1.proj_in.weight", 2)
+    unet = dataclasses.replace(trunk, temporal=shapes.family_temporal(trunk, width))
     config = ModelConfig(unet=unet, vae=None, text=None, vision=None, schedule=origin.schedule)
     return Foreign(origin, config, {"unet": (weights, ldm_family_unet(unet, DIALECT))}, note=note)
 
@@ -48,17 +46,16 @@ def open_folder(folder: Path, asked: Asked) -> Foreign:
     Raises:
         ValueError: a damaged folder, or another model.
     """
-    weights = open_weights(weights_file(folder / "unet"))
-    config = read_json(folder / "unet" / "config.json")
+    weights, config = open_part(folder / "unet")
     towers, parts = diffusers_towers(folder)
     with naming(folder):
         origin, note = _origin(asked)
-        trunk = shapes.diffusers_unet(config, config["attention_head_dim"])
-        width = weights.entries["transformer_in.proj_in.weight"].shape[0]
+        trunk = shapes.diffusers_unet(config, config.whole("attention_head_dim"))
+        width, _ = shapes.size(shapes_below(weights, ""), "transformer_in.proj_in.weight", 2)
         unet = dataclasses.replace(trunk, temporal=shapes.family_temporal(trunk, width))
-        schedule = origin.schedule
-        if (folder / "scheduler").is_dir() or asked.prediction is not None:
-            schedule = diffusers_schedule(folder, schedule, asked.prediction)
+    schedule = origin.schedule
+    if (folder / "scheduler").is_dir() or asked.prediction is not None:
+        schedule = diffusers_schedule(folder, schedule, asked.prediction)
     parts = {"unet": (weights, diffusers_family_unet(unet))} | parts
     return Foreign(origin, ModelConfig(unet=unet, schedule=schedule, **towers), parts, note=note)
 

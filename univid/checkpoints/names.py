@@ -6,6 +6,7 @@ transposed, one that ends in `[0]` loses a first dimension of 1. A name of their
 error, unless the table's `dropped` has it.
 """
 
+import math
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ..config import UNetConfig, VAEConfig
+from ..messages import shown
 
 
 @dataclass(frozen=True)
@@ -36,11 +38,10 @@ class Table:
 
     def source(self, target: str) -> Source:
         """Their name, or names, of our `target`."""
-        start = max((start for start in self.renames if target.startswith(start)), key=len, default=None)
-        if start is None:
-            return target
-        theirs, rest = self.renames[start], target[len(start) :]
-        return theirs + rest if isinstance(theirs, str) else theirs
+        for end in range(len(target), -1, -1):  # the longest beginning counts
+            if (theirs := self.renames.get(target[:end])) is not None:
+                return theirs + target[end:] if isinstance(theirs, str) else theirs
+        return target
 
 
 def resolve(table: Table, targets: Iterable[str], names: Collection[str]) -> dict[str, Source]:
@@ -104,11 +105,16 @@ def check(source: Source, shape: tuple[int, ...], shapes: Mapping[str, tuple[int
         ValueError: another shape.
     """
     first, *others = (shapes[name] for name in parts(source))
-    if isinstance(source, tuple):
-        first = (sum(part[0] for part in (first, *others)), *first[1:])
-    elif isinstance(source, str) and source.endswith(".T"):
+    if isinstance(source, Gated):
+        if math.prod(others[0]) != 1:
+            raise ValueError(f"has {source.gate} of shape {others[0]}, expected one number.")
+    elif isinstance(source, tuple):
+        if odd := [part for part in others if part[1:] != first[1:] or len(part) != len(first)]:
+            raise ValueError(f"has {source[0]} of shape {first} beside one of shape {odd[0]}.")
+        first = (sum(part[0] for part in (first, *others) if part), *first[1:])
+    elif source.endswith(".T"):
         first = first[::-1]
-    elif isinstance(source, str) and source.endswith("[0]") and first[0] == 1:
+    elif source.endswith("[0]") and first[:1] == (1,):
         first = first[1:]
     _check_shape(source, first, shape)
 
@@ -124,7 +130,8 @@ def listed(names: Iterable[str]) -> str:
     """Tensor names for an error message: the first three and how many more."""
     names = sorted(names)
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return f"tensor{'s' if len(names) > 1 else ''} {', '.join(names[:3])}{more}"
+    first = ", ".join(shown(name, 70) for name in names[:3])
+    return f"tensor{'s' if len(names) > 1 else ''} {first}{more}"
 
 
 def _check_shape(source: Source, found: Iterable[int], shape: tuple[int, ...]) -> None:

@@ -1,25 +1,36 @@
 """UniVid's own checkpoint: one `.safetensors` file that says in its header how to build the model it holds.
 
-Loading: header -> format and version -> config -> build on meta -> compare names and shapes -> assign.
+Opening: header -> format and version -> config -> build on meta -> compare names and shapes.
 """
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from .. import memory
-from ..config import ModelConfig, SamplingProfile, check_start, from_json, to_json
+from ..config import (
+    ModelConfig,
+    SamplingProfile,
+    TextConfig,
+    UNetConfig,
+    VAEConfig,
+    VisionConfig,
+    check_start,
+    from_json,
+    to_json,
+)
 from ..encoders import ImageEncoder, TextEncoder
+from ..files.tensors import Weights
+from ..messages import shown
 from ..model import UniVid
 from ..unet import UNet
 from ..vae import Autoencoder
 from ..versions import FORMAT_VERSION
-from . import kinds, stream
+from . import stream
 from .names import listed
 
 BUILT_IN = "built-in"
@@ -79,40 +90,9 @@ def save(path: str | os.PathLike, model: UniVid, *, dtype: torch.dtype | None = 
     stream.write(path, entries, make, header(config, model.profile, model.info))
 
 
-def load(
-    path: str | os.PathLike | None = None,
-    *,
-    device: torch.device | str = "cpu",
-    dtype: torch.dtype | None = None,
-    parts: Iterable[str] = tuple(PARTS),
-) -> UniVid:
-    """Load a native checkpoint, in eval mode.
-
-    Args:
-        path: the file; None or "built-in" is the checkpoint that ships with the package.
-        dtype: of all weights; None keeps that of the file.
-        parts: which of "unet", "vae", "text_encoder" and "image_encoder" to load, if the file holds them.
-
-    Raises:
-        ValueError: not a UniVid checkpoint, damaged, of another version, or weights that do not fit.
-    """
-    reader = stream.Reader(built_in_path() if path is None or str(path) == BUILT_IN else path)
-    config, profile, info = read_header(reader)
-    modules = build_meta(reader, config)
-    chosen = {name: modules[name] for name in parts if getattr(config, PARTS[name].field) is not None}
-    if torch.device(device).type == "cpu":
-        _check_memory(reader, chosen, dtype)
-    for name, module in chosen.items():
-        weights = {}
-        for key in module.state_dict():
-            tensor = reader.read(PARTS[name].prefix + key)
-            check_finite(tensor, f"{reader.path} has nan or infinite weights in {PARTS[name].prefix + key}")
-            weights[key] = tensor.to(device=device, dtype=dtype)
-        module.load_state_dict(weights, strict=True, assign=True)
-        module.eval()
-    if "unet" in chosen:
-        chosen["unet"].dtype = next(chosen["unet"].parameters()).dtype
-    return UniVid(config, profile, unet=chosen.pop("unet", None), info=info, **chosen)
+def is_native(weights: Weights) -> bool:
+    """Whether a file says that it is a UniVid checkpoint."""
+    return weights.metadata.get("format") == "univid"
 
 
 def header(config: ModelConfig, profile: SamplingProfile, info: Mapping[str, str]) -> dict[str, str]:
@@ -125,32 +105,25 @@ def header(config: ModelConfig, profile: SamplingProfile, info: Mapping[str, str
     }
 
 
-def read_header(reader: stream.Reader) -> tuple[ModelConfig, SamplingProfile, dict[str, str]]:
+def read_header(reader: Weights) -> tuple[ModelConfig, SamplingProfile, dict[str, str]]:
     """Config, sampling profile and the other metadata of a native file.
 
     Raises:
-        ValueError: another format or version, or a config that this version does not know.
+        ValueError: another version, or a config that this version does not know.
     """
     info = dict(reader.metadata)
-    if info.pop("format", None) != "univid":
-        raise ValueError(f"{reader.path} is {_describe_foreign(reader)}.")
     version = info.get("format_version", "none")
     if version not in VERSIONS:
         raise ValueError(
-            f"{reader.path} has format version {version}, not among {', '.join(VERSIONS)}; "
+            f"{shown(reader.path)} has format version {shown(version)}, not among {', '.join(VERSIONS)}; "
             "take one that matches."
         )
     try:
         config, profile, info = parse_header(info)
     except (ValueError, ArithmeticError) as error:
         raise ValueError(
-            f"{reader.path} has a header that does not fit: {str(error).rstrip('.')}."
+            f"{shown(reader.path)} has a header that does not fit: {shown(str(error).rstrip('.'), 240)}."
         ) from error
-    if _depth(config) > len(reader.entries):  # before anything as deep as that is built
-        raise ValueError(
-            f"{reader.path} describes {_depth(config)} layers but holds {len(reader.entries)} tensors; "
-            "take another file."
-        )
     return config, profile, info
 
 
@@ -168,28 +141,57 @@ def parse_header(metadata: Mapping[str, str]) -> tuple[ModelConfig, SamplingProf
     return config, profile, info
 
 
-def build_meta(reader: stream.Reader, config: ModelConfig) -> dict[str, nn.Module]:
+def build_meta(reader: Weights, config: ModelConfig) -> dict[str, nn.Module]:
     """`meta_modules` of a file's config, whose names, shapes and types the file's tensors have.
 
     Raises:
         ValueError: a config that cannot be built, or tensors that do not fit it.
     """
+    counts = {
+        name: sum(key.startswith(part.prefix) for key in reader.entries) for name, part in PARTS.items()
+    }
     try:
+        check_depth(config, counts)
         modules = meta_modules(config)
-    except (ValueError, TypeError, RuntimeError, ArithmeticError, AssertionError) as error:
-        raise ValueError(f"{reader.path} has a config that cannot be built; take another file.") from error
+    except ValueError as error:
+        raise ValueError(f"{shown(reader.path)} {error}") from error
     _check_names(reader, modules)
     return modules
 
 
+def check_depth(config: ModelConfig, counts: Mapping[str, int]) -> None:
+    """Refuse a config that needs more tensors than there are, before anything as deep is built.
+
+    counts: of the tensors that each part may have, by its name.
+
+    Raises:
+        ValueError: the text continues a sentence that starts with the file's name.
+    """
+    for name, part in PARTS.items():
+        described = getattr(config, part.field)
+        if described is not None and (least := _least_tensors(described)) > counts.get(name, 0):
+            raise ValueError(
+                f"describes a {name.replace('_', ' ')} of {least:,} tensors or more, but holds "
+                f"{counts.get(name, 0):,} of it; take another file."
+            )
+
+
 def meta_modules(config: ModelConfig) -> dict[str, nn.Module]:
-    """The parts of a config, by their names in UniVid, on the meta device: shapes without memory."""
-    with torch.device("meta"):
-        return {
-            name: part.build(getattr(config, part.field))
-            for name, part in PARTS.items()
-            if getattr(config, part.field) is not None
-        }
+    """The parts of a config, by their names in UniVid, on the meta device: shapes without memory.
+
+    Raises:
+        ValueError: its numbers do not fit each other; the text continues a sentence that starts with a file's
+            name.
+    """
+    try:
+        with torch.device("meta"):
+            return {
+                name: part.build(getattr(config, part.field))
+                for name, part in PARTS.items()
+                if getattr(config, part.field) is not None
+            }
+    except (ValueError, TypeError, RuntimeError, ArithmeticError, AssertionError) as error:
+        raise ValueError("describes a network that cannot be built; take another file.") from error
 
 
 def check_finite(tensor: torch.Tensor, problem: str) -> None:
@@ -198,25 +200,17 @@ def check_finite(tensor: torch.Tensor, problem: str) -> None:
         raise ValueError(f"{problem}; take an earlier or another one.")
 
 
-def _check_memory(reader: stream.Reader, modules: Mapping[str, nn.Module], dtype: torch.dtype | None) -> None:
-    entries = [
-        reader.entries[PARTS[name].prefix + key]
-        for name, module in modules.items()
-        for key in module.state_dict()
-    ]
-    needed = sum(
-        entry.num_bytes // entry.dtype.itemsize * (dtype or entry.dtype).itemsize for entry in entries
-    )
-    memory.check(needed, f"the weights of {reader.path} need", "close other programs, or load them as bf16")
+def _least_tensors(part: UNetConfig | VAEConfig | TextConfig | VisionConfig) -> int:
+    """At least as many tensors has a part of this config; some files leave a tower's last layer out."""
+    if isinstance(part, TextConfig | VisionConfig):
+        return 6 * part.layers  # of 12
+    stream = getattr(part, "image_stream", None)
+    resampler = stream.resampler if stream is not None else None
+    blocks = 2 * len(part.channel_mult) * part.num_res_blocks  # going down and up, with 8 or more each
+    return 8 * blocks + (resampler.depth if resampler is not None else 0)
 
 
-def _depth(config: ModelConfig) -> int:
-    trunks = [trunk for trunk in (config.unet, config.vae) if trunk is not None]
-    towers = [tower for tower in (config.text, config.vision) if tower is not None]
-    return sum(len(t.channel_mult) * t.num_res_blocks for t in trunks) + sum(t.layers for t in towers)
-
-
-def _check_names(reader: stream.Reader, modules: Mapping[str, nn.Module]) -> None:
+def _check_names(reader: Weights, modules: Mapping[str, nn.Module]) -> None:
     expected = {
         PARTS[name].prefix + key: tuple(tensor.shape)
         for name, module in modules.items()
@@ -228,26 +222,16 @@ def _check_names(reader: stream.Reader, modules: Mapping[str, nn.Module]) -> Non
         f"has the unknown {listed(found.keys() - expected.keys())}" if found.keys() - expected.keys() else "",
     ]
     problems += [
-        f"has {key} of shape {found[key]} instead of {shape}"
+        f"has {shown(key, 90)} of shape {found[key]} instead of {shape}"
         for key, shape in expected.items()
         if found.get(key, shape) != shape
     ][:1]
     problems += [
-        f"has {key} of type {e.dtype}" for key, e in reader.entries.items() if not e.dtype.is_floating_point
+        f"has {shown(key, 90)} of type {e.dtype}"
+        for key, e in reader.entries.items()
+        if not e.dtype.is_floating_point
     ][:1]
     if any(problems):
         raise ValueError(
-            f"{reader.path} {' and '.join(filter(None, problems))}; it is damaged or of another model."
+            f"{shown(reader.path)} {' and '.join(filter(None, problems))}; it is damaged or of another model."
         )
-
-
-def _describe_foreign(reader: stream.Reader) -> str:
-    """What a file without UniVid's header seems to be, and what to do with it; without the full stop."""
-    try:
-        source = kinds.recognise(reader.entries)
-    except ValueError as error:
-        return str(error).removeprefix("is ").removesuffix(".")
-    return (
-        f"{kinds.TITLES[source]}; make a UniVid checkpoint of it first with "
-        f"`python -m univid import {reader.path} --out FILE`"
-    )

@@ -127,6 +127,9 @@ def choose(candidates: tuple[str, ...], wanted: str | None, default: str | None 
         return wanted
     titles = " or ".join(f"{name!r} ({ORIGINS[name].title})" for name in candidates)
     if wanted is None:
-        raise ValueError(f"can be several models with the same tensors; give the name {titles}.")
+        raise ValueError(
+            f"can be several models with the same tensors; give the name {titles}, as source of Load UniVid "
+            "or once to `python -m univid import --name`."
+        )
     none = ", or none" if default is not None or len(candidates) == 1 else ""
     raise ValueError(f"is not {wanted!r}, as its tensors show; give the name {titles}{none}.")

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from ..config import ModelConfig
-from . import extension, names, stream
-from .foreign import Foreign, Weights, naming
-from .native import PARTS, meta_modules
+from ..files.tensors import Entry, Weights
+from . import extension, names
+from .foreign import Foreign, naming
+from .native import PARTS, check_depth, meta_modules
 from .shapes import Shapes
 
 Maker = Callable[[], Tensor]
@@ -24,14 +25,14 @@ Maker = Callable[[], Tensor]
 class Piece:
     """One tensor of the output: its entry, how to make it, and one of "mapped", "padded" and "new"."""
 
-    entry: stream.Entry
+    entry: Entry
     make: Maker
     kind: str
 
 
 def assemble(
     foreign: Foreign, config: ModelConfig, dtype: torch.dtype | None, seed: int
-) -> tuple[dict[str, Piece], dict[str, list[stream.Entry]]]:
+) -> tuple[dict[str, Piece], dict[str, list[Entry]]]:
     """Every tensor of a checkpoint of `config`, and the source's "folded" and "dropped" ones.
 
     Args:
@@ -41,7 +42,9 @@ def assemble(
     Raises:
         ValueError: unknown or missing tensors, wrong shapes or types.
     """
-    own, full = _part_shapes(foreign.config), _part_shapes(config)
+    with naming(foreign.parts["unet"][0].path):
+        check_depth(foreign.config, {part: len(held.entries) for part, (held, _) in foreign.parts.items()})
+        own, full = _part_shapes(foreign.config), _part_shapes(config)
     pieces: dict[str, Piece] = {}
     found: dict[str, dict[str, names.Source]] = {}
     for part, (weights, table) in foreign.parts.items():
@@ -60,7 +63,7 @@ def assemble(
             kind = "new" if key not in read else "mapped"
             if kind == "mapped" and shape != own[part][key]:
                 kind, make[key] = "padded", partial(_padded, read[key], shape[2])
-            pieces[PARTS[part].prefix + key] = Piece(stream.Entry(kept, shape), make[key], kind)
+            pieces[PARTS[part].prefix + key] = Piece(Entry(kept, shape), make[key], kind)
     gates = [
         foreign.parts[part][0].entries[source.gate]
         for part, sources in found.items()
@@ -94,7 +97,7 @@ def _find(
     return found
 
 
-def _dropped(foreign: Foreign, found: Mapping[str, Mapping[str, names.Source]]) -> list[stream.Entry]:
+def _dropped(foreign: Foreign, found: Mapping[str, Mapping[str, names.Source]]) -> list[Entry]:
     """What no part needs, file by file; each tensor of it must be known."""
     files = {weights.path: weights for weights, _ in foreign.parts.values()}
     rest = []
@@ -112,12 +115,14 @@ def _dropped(foreign: Foreign, found: Mapping[str, Mapping[str, names.Source]]) 
 
 
 def _dtype(weights: Weights, sources: Iterable[names.Source]) -> torch.dtype:
-    """The widest type among the tensors that are used."""
+    """A type that loses nothing of the tensors that are used: the widest, or float32 where several are."""
     found = {name: weights.entries[name].dtype for source in sources for name in names.parts(source)}
     for name, dtype in found.items():
         if not dtype.is_floating_point:
             raise ValueError(f"has {name} of type {dtype}; take a version with floating-point weights.")
-    return max(found.values(), key=lambda dtype: dtype.itemsize)
+    size = max(dtype.itemsize for dtype in found.values())
+    widest = {dtype for dtype in found.values() if dtype.itemsize == size}
+    return widest.pop() if len(widest) == 1 else torch.float32
 
 
 def _start(part: str, key: str, shape: tuple[int, ...], read: Mapping[str, Maker], seed: int) -> Maker:

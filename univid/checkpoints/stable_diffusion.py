@@ -4,22 +4,22 @@ import dataclasses
 from pathlib import Path
 
 from ..config import ModelConfig, UNetConfig
+from ..files.tensors import Weights
+from ..messages import shown
 from ..presets import SD21_SCHEDULE
 from . import names, shapes
 from .foreign import (
     Asked,
     Foreign,
-    Weights,
     diffusers_schedule,
     diffusers_towers,
     ldm_towers,
     naming,
-    open_weights,
-    read_json,
+    open_part,
     shapes_below,
-    weights_file,
 )
 from .origins import ORIGINS, choose
+from .settings import Settings
 
 NAME = "stable-diffusion-2"
 
@@ -34,8 +34,8 @@ def open_file(weights: Weights, asked: Asked) -> Foreign:
     unet = _checked(shapes.ldm_unet(shapes_below(weights, names.LDM_UNET.renames[""]), asked.head_channels))
     if asked.prediction is None:
         raise ValueError(
-            "does not say what its U-Net predicts; give prediction 'v' for Stable Diffusion 2.1 "
-            "(768 pixels) or 'eps' for 2.1-base (512 pixels)."
+            "does not say what its U-Net predicts; give import the prediction 'v' for Stable "
+            "Diffusion 2.1 (768 pixels) or 'eps' for 2.1-base (512 pixels)."
         )
     towers, parts = ldm_towers(weights)
     schedule = dataclasses.replace(SD21_SCHEDULE, prediction=asked.prediction)
@@ -53,15 +53,15 @@ def open_folder(folder: Path, asked: Asked) -> Foreign:
     Raises:
         ValueError: a missing file, another model, or no prediction type.
     """
-    weights = open_weights(weights_file(folder / "unet"))
-    config = read_json(folder / "unet" / "config.json")
-    for part in ("vae", "text_encoder"):
-        weights_file(folder / part)  # training needs all three
+    for part in ("vae", "text_encoder"):  # training needs all three
+        if not (folder / part).is_dir():
+            raise ValueError(f"{shown(folder)} has no {part}/ inside; give a whole diffusers folder.")
+    weights, config = open_part(folder / "unet")
     towers, parts = diffusers_towers(folder)
     with naming(folder):
         choose((NAME,), asked.name)
         unet = _checked(shapes.diffusers_unet(config, _head_channels(config)))
-        schedule = diffusers_schedule(folder, SD21_SCHEDULE, asked.prediction)
+    schedule = diffusers_schedule(folder, SD21_SCHEDULE, asked.prediction)
     return Foreign(
         origin=ORIGINS[NAME],
         config=ModelConfig(unet=unet, schedule=schedule, **towers),
@@ -77,10 +77,13 @@ def _checked(unet: UNetConfig) -> UNetConfig:
     return unet
 
 
-def _head_channels(config: dict) -> int:
+def _head_channels(config: Settings) -> int:
     """attention_head_dim counts the heads, in spite of its name."""
-    widths, heads = config["block_out_channels"], config["attention_head_dim"]
-    heads = [heads] * len(widths) if isinstance(heads, int) else heads
+    widths, name = config.wholes("block_out_channels"), "attention_head_dim"
+    listed = isinstance(config.values.get(name), list)
+    heads = config.wholes(name) if listed else (config.whole(name),) * len(widths)
+    if len(heads) != len(widths) or any(width % count for width, count in zip(widths, heads, strict=True)):
+        raise config.wrong(name, f"numbers of heads that divide the widths {widths}")
     sizes = {width // number for width, number in zip(widths, heads, strict=True)}
     if len(sizes) > 1:
         raise ValueError(

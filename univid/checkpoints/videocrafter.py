@@ -2,10 +2,11 @@
 
 import dataclasses
 
-from ..config import ImageStreamConfig, ModelConfig
+from ..config import MOST_TIMESTEPS, ImageStreamConfig, ModelConfig
+from ..files.tensors import Weights
 from . import names, shapes
 from .family_names import Dialect, ldm_family_unet
-from .foreign import Asked, Foreign, Weights, ldm_towers, shapes_below
+from .foreign import Asked, Foreign, ldm_towers, shapes_below
 from .origins import ORIGINS, choose
 
 UNET, IMAGE = "model.diffusion_model.", "image_proj_model."
@@ -32,8 +33,9 @@ def open_file(weights: Weights, asked: Asked) -> Foreign:
     stream = None
     if image:
         resampler = shapes.resampler(image, asked.head_channels, per_frame=trunk.in_channels > 4)
-        stream = ImageStreamConfig(width=image["proj_in.weight"][1], resampler=resampler)
-    temporal = shapes.family_temporal(trunk, found["init_attn.0.proj_in.weight"][0])
+        width = shapes.size(image, "proj_in.weight", 2)[1]
+        stream = ImageStreamConfig(width=width, resampler=resampler)
+    temporal = shapes.family_temporal(trunk, shapes.size(found, "init_attn.0.proj_in.weight", 2)[0])
     unet = dataclasses.replace(trunk, numbers=("fps",), temporal=temporal, image_stream=stream)
     towers, parts = ldm_towers(weights)
     dialect = Dialect(prefix=UNET, input_temporal="init_attn.0.", down=".0.op.", fps=fps, gated=gated)
@@ -55,8 +57,11 @@ def _candidates(weights: Weights, channels: int, image: bool, stride: bool) -> t
     by_v = ("dynamicrafter-512", "dynamicrafter-512-interp", "dynamicrafter-1024")
     if SCALES not in weights.entries:
         return by_v
-    scale = round(float(weights.read(SCALES)[-1]), 2)
-    fitting = tuple(name for name in by_v if ORIGINS[name].schedule.x0_scale == scale)
+    found = weights.entries[SCALES]
+    if len(found.shape) != 1 or not 1 <= found.shape[0] <= MOST_TIMESTEPS:
+        raise ValueError(f"has {SCALES} of shape {found.shape}, expected a list of numbers; take another.")
+    scale = weights.read(SCALES)[-1].double().item()
+    fitting = tuple(name for name in by_v if abs(ORIGINS[name].schedule.x0_scale - scale) < 0.005)
     if not fitting:
-        raise ValueError(f"scales x0 down to {scale}, as no known model does; take a published one.")
+        raise ValueError(f"scales x0 down to {scale:g}, as no known model does; take a published one.")
     return fitting
