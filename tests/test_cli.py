@@ -142,6 +142,16 @@ def test_video_to_video_takes_the_profiles_size_and_the_videos_rate(run, tmp_pat
     assert status == 2 and "5 frames" in err
 
 
+def test_a_video_is_looked_at_before_the_checkpoint(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("univid.checkpoints.load", lambda *_, **__: pytest.fail("it was loaded"))
+    (tmp_path / "words.mp4").write_text("what is this? " * 99)
+    for name, reason in {"words.mp4": "of no known format", "gone.mp4": "it does not exist"}.items():
+        words = ("--prompt", PROMPT, "--video", tmp_path / name, "--out", tmp_path / "out.mp4")
+        assert command_line.main(["generate", *map(str, words)]) == 2
+        assert reason in capsys.readouterr().err
+    assert not (tmp_path / "out.mp4").exists()
+
+
 def test_sweep_draws_a_grid(run, tmp_path, picture):
     words = ("--text-weights", 0, 1, "--image-weights", 0, 0.5, 1, "--steps", 1, "--out", "grid.png")
     status, out, err = run("sweep", "--prompt", PROMPT, "--image", picture, *words)
@@ -183,7 +193,7 @@ BAD = [
     (("--prompt", ""), "neither"),
     (("--prompt", "   "), "neither"),
     (("--image", "words.txt"), "words.txt cannot be read as a picture"),
-    (("--image", "absent.png"), "absent.png does not exist"),
+    (("--image", "absent.png"), "absent.png cannot be read as a picture: it does not exist"),
     (("--prompt", PROMPT, "--height", 0), "height"),
     (("--prompt", PROMPT, "--height", 20), "multiple of 8, got 20"),
     (("--prompt", PROMPT, "--width", -8), "width"),
@@ -314,7 +324,7 @@ def test_the_program_reports_errors_by_exit_status(tmp_path):
     words = [sys.executable, "-m", "univid", "generate", "--image", "absent.png", "--out", tmp_path / "x.mp4"]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, "")
-    assert (
-        done.stderr
-        == "univid: error: expected a picture file, but absent.png does not exist; check the path.\n"
+    assert done.stderr == (
+        "univid: error: absent.png cannot be read as a picture: it does not exist; give a PNG, JPEG, "
+        "WebP, GIF, BMP, TIFF or AVIF file.\n"
     )

@@ -9,9 +9,10 @@ import pytest
 import torch
 from clip_files import REAL, clip, damaged, numbered, numbers, sound, ticks
 
-from training.data import clips
 from training.data.decode import available_frames, decode_clip, media_size
 from training.data.samples import BadSample
+from univid.files import video
+from univid.files.frames import SD_HEIGHT, rgb
 
 NTSC = Fraction(30000, 1001)
 
@@ -91,9 +92,9 @@ def test_only_frames_between_start_and_end_are_shown(container, start, end):
 def test_of_a_long_film_only_the_part_is_read(container):
     times = ticks(25, 250)
     media = clip(times, container=container, g="12", bf="2")
-    with clips.open_clip(media) as opened:
+    with video.open_clip(media) as opened:
         assert len(opened._packets(0, None)) == 250
-    with clips.open_clip(media) as opened:
+    with video.open_clip(media) as opened:
         packets = opened._packets(6.0, 7.0)
         assert 25 <= len(packets) < 25 * 2 + 24 + 6  # a second and a group before it, and frames to come
         timeline = opened.timeline(6.0, 7.0)
@@ -102,7 +103,7 @@ def test_of_a_long_film_only_the_part_is_read(container):
 
 @pytest.mark.parametrize("container", ["mp4", "matroska", "mpegts"])
 def test_no_more_is_decoded_than_needed(container):
-    with clips.open_clip(clip(ticks(25, 250), container=container, g="12", bf="2")) as opened:
+    with video.open_clip(clip(ticks(25, 250), container=container, g="12", bf="2")) as opened:
         timeline = opened.timeline(0, None)
         assert len(list(opened._decoded(timeline, timeline.times[240]))) < 250 - 240 + 24
 
@@ -118,7 +119,7 @@ def test_a_file_that_is_searched_badly_is_read_from_its_beginning(monkeypatch, c
         return True
 
     truth = [decode_clip(media, frames=8, fps=8, window=w, start=s) for w in (0.3, 1) for s in (0, 1.7)]
-    monkeypatch.setattr(clips.Clip, "_seek", seek)
+    monkeypatch.setattr(video.Clip, "_seek", seek)
     found = [decode_clip(media, frames=8, fps=8, window=w, start=s) for w in (0.3, 1) for s in (0, 1.7)]
     assert all(map(torch.equal, truth, found))
 
@@ -145,7 +146,7 @@ CODECS = {
 
 def all_frames(media):
     with av.open(io.BytesIO(media)) as file:
-        return [frame.to_ndarray(format="rgb24") for frame in file.decode(video=0)]
+        return [rgb(frame, 1.0, None) for frame in file.decode(video=0)]
 
 
 @pytest.mark.parametrize("name", CODECS)
@@ -225,15 +226,16 @@ def test_a_clip_of_one_frame():
 @pytest.mark.parametrize(
     "media, reason",
     [
-        (b"", "zero bytes"),
-        (b"what is this?" * 99, "not readable as a clip: Invalid data"),
-        (clip()[: len(clip()) // 2], "not readable as a clip: Invalid data"),  # the index is at the end
-        (sound(), "no video in it"),
-        (sound(cover=True), "no video in it"),
-        (b"#EXTM3U\n#EXTINF:1,\nfile:///etc/hosts\n#EXT-X-ENDLIST\n", "not readable as a clip"),
-        (b"ffconcat version 1.0\nfile clip.mp4\n", "not readable as a clip"),
-        (Path("nowhere") / "clip.mp4", "not readable as a clip: No such file"),
-        (Path("tests"), "not readable as a clip: Is a directory"),
+        (b"", "it is empty"),
+        (b"what is this?" * 99, "it is damaged, cut short or of no known format"),
+        (clip()[: len(clip()) // 2], "it is damaged, cut short"),  # the index is at the end
+        (sound(), "there is no video in it"),
+        (sound(cover=True), "there is no video in it"),
+        (b"#EXTM3U\n#EXTINF:1,\nfile:///etc/hosts\n#EXT-X-ENDLIST\n", "it is damaged, .* of no known format"),
+        (b"ffconcat version 1.0\nfile clip.mp4\n", "it is damaged, .* of no known format"),
+        (Path("nowhere") / "clip.mp4", "it does not exist"),
+        (Path("tests"), "it is a folder, not a file"),
+        (Path("/dev/zero"), "it is a pipe or device"),
     ],
     ids=lambda value: None if isinstance(value, (bytes, Path)) else value[-20:],
 )
@@ -260,11 +262,11 @@ def test_a_cut_clip_is_as_long_as_what_is_left(tmp_path, container, movflags):
 
 def test_missing_frames_are_damage(monkeypatch):
     media = clip(ticks(25, 60), g="60")
-    real = clips.Clip._from_key_frame
+    real = video.Clip._from_key_frame
     gap = lambda self, origin: ((t, f) for t, f in real(self, origin) if not 0.9 < t < 1.3)  # noqa: E731
-    monkeypatch.setattr(clips.Clip, "_from_key_frame", gap)
+    monkeypatch.setattr(video.Clip, "_from_key_frame", gap)
     assert numbers(decode_clip(media, frames=4, fps=8)) == [0, 3, 6, 9]
-    with pytest.raises(BadSample, match="^damaged at 1.00 s$"):
+    with pytest.raises(BadSample, match="^it is damaged at 1.00 s$"):
         decode_clip(media, frames=16, fps=8)
 
 
@@ -314,7 +316,7 @@ def test_odd_sizes(height, width):
 def test_colours_without_a_named_matrix_are_those_that_players_show(height):
     red = np.full((height, 64, 3), (200, 30, 30), np.uint8)
     frame = av.VideoFrame.from_ndarray(red, format="rgb24")
-    matrix = "itu709" if height > clips.SD_HEIGHT else "itu601"
+    matrix = "itu709" if height > SD_HEIGHT else "itu601"
     frame = frame.reformat(format="yuv444p", dst_colorspace=matrix)
     planes = [np.frombuffer(p, np.uint8).reshape(height, -1)[:, :64] for p in frame.planes]
     file = io.BytesIO()
@@ -352,7 +354,7 @@ def test_a_file_name_is_never_an_address(tmp_path, monkeypatch):
 
 
 def test_one_thread_decodes():
-    with clips.open_clip(clip()) as opened:
+    with video.open_clip(clip()) as opened:
         assert opened.stream.codec_context.thread_count == 1
         next(opened.container.decode(opened.stream))
         assert opened.stream.codec_context.thread_count == 1

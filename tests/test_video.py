@@ -73,12 +73,12 @@ def test_a_write_that_fails_leaves_nothing_and_keeps_the_old_file(tmp_path, monk
     kept = tmp_path / "clip.mp4"
     kept.write_text("old")
 
-    def fail(_, path, *__, **___):
+    def fail(path, *_, **__):
         path.write_text("half")
         raise error
 
-    monkeypatch.setattr(video, "_encode", fail)
-    monkeypatch.setattr(video.Image.Image, "save", fail)
+    monkeypatch.setattr(video, "_encode", lambda frames, *rest: fail(*rest))
+    monkeypatch.setattr(video.iio, "imwrite", fail)
     with pytest.raises(KeyboardInterrupt if error is KeyboardInterrupt else ValueError):
         video.write_video(moving_square(2, 8, 8), tmp_path / name, 8)
     assert {p.name: p.read_text() for p in tmp_path.iterdir()} == {"clip.mp4": "old"}

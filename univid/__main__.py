@@ -59,13 +59,15 @@ def generate(args: argparse.Namespace) -> None:
     from .pipeline import Clip, Source
     from .pipeline import generate as run
     from .sheet import contact_sheet, frame_bytes, save_sheet
-    from .video import check_output, read_image, write_video
+    from .video import check_output, check_video, read_image, write_video
 
     _refuse_idle(args)
     check_output(args.out, args.fps, _inputs(args))
     if args.sheet:
         _check_png(args.sheet, _inputs(args))
     image, last_image = (None if path is None else read_image(path) for path in (args.image, args.last_image))
+    if args.video is not None:
+        check_video(args.video)
     model = _load(args)
     clip, clip_fps = (None, None) if args.video is None else _read_source(args, model.profile)
     fps = next(rate for rate in (args.fps, clip_fps, model.profile.fps) if rate is not None)
@@ -333,18 +335,19 @@ def _refuse_idle(args: argparse.Namespace) -> None:
 
 def _read_source(args: argparse.Namespace, profile):
     """The frames of --video at the size asked for, and their frames per second."""
-    from .video import fit, read_video
+    from .video import read_video
 
-    size = {"height": args.height, "width": args.width}
-    for name, value in {"frames": args.frames, **size}.items():
+    for name, value in {"frames": args.frames, "height": args.height, "width": args.width}.items():
         if value is not None and value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}.")
-    clip, fps = read_video(args.video, frames=args.frames or profile.frames)
+    frames, *size = _size(args, profile)
+    clip, fps = read_video(args.video, frames=frames, size=tuple(size))
     if args.frames and clip.shape[2] < args.frames:
         raise ValueError(
-            f"{args.video} has {clip.shape[2]} frames, fewer than --frames {args.frames}; ask for fewer."
+            f"{shown(args.video)} has {clip.shape[2]} frames, fewer than --frames {args.frames}; ask for "
+            "fewer."
         )
-    return fit(clip, *_size(args, profile)[1:]), fps
+    return clip, fps
 
 
 def _size(args: argparse.Namespace, profile) -> tuple[int, int, int]:

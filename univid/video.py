@@ -1,28 +1,34 @@
 """Pictures and videos in and out. Files hold uint8 RGB frames `[t h w 3]`; the library works in -1..1.
 
-Reading goes through Pillow and imageio's PyAV plugin. Encoding calls PyAV itself, because that plugin has no
-way to set an encoder's quality and its default blurs videos as small as 64 x 64.
+Reading goes through the doors in files/. imageio writes single pictures; videos are encoded by PyAV itself,
+because imageio's plugin has no way to set an encoder's quality, and its default blurs videos as small as
+64 x 64. PyAV is imported where a video is read or written, as nothing else needs it.
 """
 
+import contextlib
 import os
-import warnings
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
-from itertools import islice
+from itertools import chain
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import av
 import imageio.v3 as iio
 import numpy as np
 import torch
 import torch.nn.functional as F
-from av.video.reformatter import Colorspace
 from einops import rearrange
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
-from .files import output
+from .files import output, picture
+from .files.media import Unreadable
 from .messages import shown
+
+if TYPE_CHECKING:
+    import av
+
+    from .files.video import Clip
 
 # suffix: (container, encoder, options). A constant rate factor of 10 is visually lossless.
 ENCODERS = {
@@ -31,6 +37,7 @@ ENCODERS = {
     ".gif": ("gif", "gif", {}),
 }
 LONGEST = {".mp4": 16384, ".webm": 65536, ".gif": 65535}  # side in pixels that the encoder takes
+MAX_PICTURE = 2**24  # pixels; as float32 they take 200 MB
 MAX_GIF_FPS = 50  # GIF counts in 1/100 s, and viewers slow a picture shown for less than 2 of them
 
 
@@ -46,63 +53,91 @@ def to_uint8(video: Tensor) -> np.ndarray:
 
 def from_uint8(frames: np.ndarray) -> Tensor:
     """Frames `[t h w 3]` as one clip `[1 3 t h w]` in -1..1, float32."""
-    return rearrange(torch.from_numpy(np.array(frames)), "t h w c -> 1 c t h w").float() / 127.5 - 1
+    video = rearrange(torch.from_numpy(np.require(frames, requirements="CW")), "t h w c -> 1 c t h w").float()
+    return video.div_(127.5).sub_(1)  # in place, as pictures are large
 
 
 def read_image(path: str | Path) -> Tensor:
     """Read a picture file as `[1 3 h w]` in -1..1.
 
     The EXIF rotation is applied, transparency is put on white, 16-bit grey is scaled to 8 bits; of an
-    animation the first frame counts.
+    animation the first frame counts. One of more than 16 megapixels comes at a half or a third of its size,
+    which is more than any model looks at.
 
     Raises:
-        ValueError: the file is missing, or it is no picture that Pillow can read.
+        ValueError: the file is missing or no regular file, or it is no picture that can be read.
     """
     try:
-        with warnings.catch_warnings():
-            # Pillow warns from 89 megapixels on; twice that is its error, which stays
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
-                rgb = to_rgb(ImageOps.exif_transpose(image))
-    except FileNotFoundError as error:
-        raise ValueError(f"expected a picture file, but {path} does not exist; check the path.") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        reason = "unknown format" if isinstance(error, Image.UnidentifiedImageError) else error
+        pixels = picture.read_picture(Path(path), most=MAX_PICTURE)
+    except Unreadable as error:
         raise ValueError(
-            f"{path} cannot be read as a picture ({reason}); give a PNG or JPEG file."
+            f"{shown(path)} cannot be read as a picture: {error}; give a {picture.SPOKEN} file."
         ) from error
-    return from_uint8(np.asarray(rgb)[None])[:, :, 0]  # [1 3 h w]
+    return from_uint8(pixels[None])[:, :, 0]  # [1 3 h w]
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
-    """A picture of any mode as RGB: transparency is put on white, 16-bit grey is scaled to 8 bits."""
-    if image.mode.startswith("I"):  # Pillow's own conversion clips 16 bits instead of scaling them
-        image = Image.fromarray((np.asarray(image).clip(0, 65535) / 257).round().astype(np.uint8))
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB")
-
-
-def read_video(path: str | Path, *, frames: int | None = None) -> tuple[Tensor, float]:
+def read_video(
+    path: str | Path, *, frames: int | None = None, size: tuple[int, int] | None = None
+) -> tuple[Tensor, float]:
     """Read a video file, or its first `frames` frames: `[1 3 t h w]` in -1..1, and its frames per second.
 
+    Frames are as players show them: upright, with square pixels, what is transparent on white. They are
+    evenly spaced in time at the file's usual rate, so a file of varying rate repeats frames where it pauses.
+
+    size: (height, width) to which each frame is cropped and shrunk as it comes, as by `fit`; None = its own.
+
     Raises:
-        ValueError: the file is missing, or it holds no video that FFmpeg can read.
+        ValueError: the file is missing or no regular file, it holds no video that can be read, or more
+            frames than fit into 8 GB.
     """
-    if not Path(path).is_file():
-        raise ValueError(f"expected a video file, but {path} does not exist or is a folder; check the path.")
+    with _opened(path) as clip:
+        timeline, chosen, fps = clip.evenly(frames, size)
+        pictures = clip.pictures(timeline, chosen, size)
+        if size:
+            video = torch.empty(len(chosen), 3, *size)
+            for frame, pixels in zip(video, pictures, strict=True):
+                frame[...] = fit(from_uint8(pixels[None]), *size)[0, :, 0]
+            return rearrange(video, "t c h w -> 1 c t h w"), fps
+        return from_uint8(_stacked(pictures, len(chosen))), fps
+
+
+def check_video(path: str | Path) -> None:
+    """Refuse, before any work is done, a file that `read_video` could not open.
+
+    Raises:
+        ValueError: as `read_video`; frames that are damaged are found only when they are read.
+    """
+    with _opened(path):
+        pass
+
+
+@contextlib.contextmanager
+def _opened(path: str | Path) -> Iterator["Clip"]:
+    """An open video file; what is wrong with it is a ValueError."""
+    from .files import video as door  # and with it PyAV, which nothing else needs
+
     try:
-        with iio.imopen(path, "r", plugin="pyav") as file:
-            fps = file.metadata()["fps"]
-            pictures = list(islice(file.iter(), frames))
-    except Exception as error:  # imageio and FFmpeg share no base class for "this is no video"
+        with door.open_clip(Path(path)) as clip:
+            yield clip
+    except Unreadable as error:
         raise ValueError(
-            f"{path} cannot be read as a video; give a file such as .mp4, .webm or .gif."
+            f"{shown(path)} cannot be read as a video: {error}; give an {door.SPOKEN} file."
         ) from error
-    if not pictures:
-        raise ValueError(f"{path} holds no frame; give a file such as .mp4, .webm or .gif.")
-    return from_uint8(np.stack(pictures)), fps
+
+
+def _stacked(pictures: Iterator[np.ndarray], number: int) -> np.ndarray:
+    """Pictures `[h w 3]` of one size as `[t h w 3]`, each copied as it comes.
+
+    Raises:
+        Unreadable: they have several sizes.
+    """
+    first = next(pictures)
+    frames = np.empty((number, *first.shape), np.uint8)
+    for frame, pixels in zip(frames, chain([first], pictures), strict=True):
+        if pixels.shape != first.shape:
+            raise Unreadable("its frames have several sizes")
+        frame[...] = pixels
+    return frames
 
 
 def fit(video: Tensor, height: int, width: int) -> Tensor:
@@ -171,8 +206,10 @@ def write_video(video: Tensor, path: str | Path, fps: float) -> None:
         with output.new_folder(path) as folder:
             digits = max(4, len(str(len(frames))))
             for number, frame in enumerate(frames, start=1):
-                Image.fromarray(frame).save(folder / f"frame_{number:0{digits}d}.png")
+                iio.imwrite(folder / f"frame_{number:0{digits}d}.png", frame, plugin="pillow")
         return
+    import av
+
     try:
         with output.new_file(path) as temporary:
             _encode(frames, temporary, suffix, fps)
@@ -183,6 +220,10 @@ def write_video(video: Tensor, path: str | Path, fps: float) -> None:
 
 
 def _encode(frames: np.ndarray, path: Path, suffix: str, fps: float) -> None:
+    import av
+
+    from .files.frames import tag, to_yuv
+
     container, codec, options = ENCODERS[suffix]
     height, width = frames.shape[1:3]
     # FFmpeg would take a name for an address; a file that is open has none.
@@ -194,17 +235,17 @@ def _encode(frames: np.ndarray, path: Path, suffix: str, fps: float) -> None:
         else:
             odd = suffix == ".mp4" and (height % 2 or width % 2)
             stream.pix_fmt = "yuv444p" if odd else "yuv420p"
-            stream.codec_context.colorspace = (
-                Colorspace.ITU601
-            )  # what the conversion from RGB uses, at any size
-            pictures = (av.VideoFrame.from_ndarray(np.ascontiguousarray(f), format="rgb24") for f in frames)
+            tag(stream.codec_context)
+            pictures = (to_yuv(frame, stream.pix_fmt) for frame in frames)
         for picture in pictures:
             file.mux(stream.encode(picture))
         file.mux(stream.encode())
 
 
-def _palette_frames(frames: np.ndarray) -> Iterator[av.VideoFrame]:
+def _palette_frames(frames: np.ndarray) -> Iterator["av.VideoFrame"]:
     """Frames in one palette of 256 colours, so that nothing flickers from frame to frame."""
+    import av
+
     palette = Image.fromarray(rearrange(frames, "t h w c -> (t h) w c")).quantize(256)
     colours = np.frombuffer(bytes(palette.getpalette()), np.uint8).reshape(-1, 3)
     argb = np.zeros((256, 4), np.uint8)

@@ -1,35 +1,29 @@
 """Pictures and clips as frames: uint8 RGB `[t h w 3]`, upright, with square pixels.
 
-Pillow reads pictures and PyAV reads clips. PyAV because ComfyUI needs it already, it brings its own FFmpeg,
-and it shows the time of every packet, so that frames are chosen before one of them is decoded; torchcodec
-would be one more binary to match with torch, and decord is no longer maintained.
+They are read through the library's doors; what cannot be read is a bad sample here. torchcodec would be one
+more binary to match with torch, and decord is no longer maintained.
 
 All functions are pure: what is random is the caller's number. Each works in one thread: loaders have many
-workers.
+workers. PyAV is imported with the first clip.
 """
 
 import contextlib
-import struct
 from collections.abc import Iterator
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
 from torch import Tensor
 
-from training.data.clips import check_size, open_clip, open_media, reason, rgb
 from training.data.samples import BadSample, Bucket
-from univid.video import to_rgb
+from univid.files.media import Media, Unreadable
+from univid.files.picture import NoPicture, picture_size, read_picture
 
-# What Pillow may open; EPS is not among them, because reading it runs a program.
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000")
-ORIENTATION = 0x0112  # the EXIF tag; its upper half lets height and width change places
-# What Pillow raises on damaged files; OSError is the parent of its UnidentifiedImageError.
-PICTURE_ERRORS = (OSError, ValueError, TypeError, SyntaxError, struct.error, Image.DecompressionBombError)
+if TYPE_CHECKING:
+    from univid.files.video import Clip
 
 
-def decode_image(media: bytes | Path, *, cover: Bucket | None = None) -> Tensor:
+def decode_image(media: Media, *, cover: Bucket | None = None) -> Tensor:
     """A picture as uint8 `[1 h w 3]`; of an animation the first frame.
 
     As in `univid.video.read_image`, the EXIF rotation is applied, transparency is put on white, and 16-bit
@@ -37,20 +31,14 @@ def decode_image(media: bytes | Path, *, cover: Bucket | None = None) -> Tensor:
     decoded at 1/2, 1/4 or 1/8 of its size, which is still at least twice what the bucket needs.
 
     Raises:
-        BadSample: no picture that Pillow reads, a damaged one, or one of more than MAX_PIXELS.
+        BadSample: no picture of a known format, a damaged one, or one that is too large.
     """
-    with _picture(media) as image:
-        if cover:
-            height, width = _upright(image)
-            scale = 2 * max(cover[0] / height, cover[1] / width)
-            if scale < 1:
-                image.draft(None, tuple(int(scale * side) for side in image.size))
-        pixels = np.array(to_rgb(ImageOps.exif_transpose(image)))
-    return torch.from_numpy(pixels)[None]
+    with _bad_samples():
+        return torch.from_numpy(read_picture(media, cover=cover))[None]
 
 
 def decode_clip(
-    media: bytes | Path,
+    media: Media,
     *,
     frames: int,
     fps: float,
@@ -83,17 +71,17 @@ def decode_clip(
         raise ValueError(
             f"expected frames >= 1, fps above 0 and window in 0..1, got {frames}, {fps} and {window}."
         )
-    with open_clip(media) as clip:
+    with _bad_samples(), _open_clip(media) as clip:
         timeline = clip.timeline(start, end)
-        chosen = clip.frames_at(timeline, timeline.choose(frames, fps, window))
-        pictures = [rgb(frame, clip.pixel_aspect, cover) for frame in chosen]
+        chosen = timeline.choose(frames, fps, window)
+        pictures = list(clip.pictures(timeline, chosen, cover))
     if len({picture.shape for picture in pictures}) > 1:
         raise BadSample("its frames have several sizes")
     return torch.from_numpy(np.stack(pictures))
 
 
 def available_frames(
-    media: bytes | Path, *, fps: float | None = None, start: float = 0.0, end: float | None = None
+    media: Media, *, fps: float | None = None, start: float = 0.0, end: float | None = None
 ) -> int:
     """How many frames `decode_clip` can take at `fps` before it slows the clip down; None = at any rate.
 
@@ -102,11 +90,11 @@ def available_frames(
     Raises:
         BadSample: no video, or no frame in [start, end).
     """
-    with open_clip(media) as clip:
+    with _bad_samples(), _open_clip(media) as clip:
         return clip.timeline(start, end).available(fps)
 
 
-def media_size(media: bytes | Path) -> tuple[int, int]:
+def media_size(media: Media) -> tuple[int, int]:
     """(height, width) of a picture or a clip as it is shown: upright, with square pixels.
 
     Of a picture the header is read, so its first bytes are enough; of a clip one frame is decoded, because
@@ -115,32 +103,26 @@ def media_size(media: bytes | Path) -> tuple[int, int]:
     Raises:
         BadSample: neither a picture nor a clip, or larger than MAX_PIXELS.
     """
-    try:
-        with _picture(media) as image:
-            return _upright(image)
-    except _NoPicture:
-        with open_clip(media) as clip:
-            return clip.shown_size()
-
-
-class _NoPicture(BadSample):
-    pass
+    with _bad_samples():
+        try:
+            return picture_size(media)
+        except NoPicture:
+            with _open_clip(media) as clip:
+                return clip.shown_size()
 
 
 @contextlib.contextmanager
-def _picture(media: bytes | Path) -> Iterator[Image.Image]:
-    """An open picture of which nothing is decoded yet; every error until it is closed is a BadSample."""
+def _bad_samples() -> Iterator[None]:
+    """What the doors cannot read is a bad sample."""
     try:
-        with open_media(media) as file, Image.open(file, formats=FORMATS) as image:
-            check_size(image.height, image.width)
-            yield image
-    except Image.UnidentifiedImageError as error:
-        raise _NoPicture("no picture of a known format") from error
-    except PICTURE_ERRORS as error:
-        raise BadSample(f"not readable as a picture: {reason(error)}") from error
+        yield
+    except Unreadable as error:
+        raise BadSample(str(error)) from error
 
 
-def _upright(image: Image.Image) -> tuple[int, int]:
-    """(height, width) after the EXIF rotation."""
-    turned = image.getexif().get(ORIENTATION) in (5, 6, 7, 8)
-    return image.size if turned else image.size[::-1]
+@contextlib.contextmanager
+def _open_clip(media: Media) -> Iterator["Clip"]:
+    from univid.files.video import open_clip
+
+    with open_clip(media) as clip:
+        yield clip

@@ -6,9 +6,11 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, BinaryIO, Protocol
+from typing import Any
 
 import numpy as np
+
+from univid.files.media import Media
 
 from .decode import media_size
 from .samples import BadSample
@@ -100,13 +102,7 @@ def _size(width: Any, height: Any) -> tuple[int, int]:
     return (int(width), int(height)) if fits else UNKNOWN
 
 
-class Openable(Protocol):
-    """What is opened as a Path is."""
-
-    def open(self, mode: str = "r") -> BinaryIO: ...
-
-
-def measure(media: Openable, extension: str) -> tuple[int, int]:
+def measure(media: Media, extension: str) -> tuple[int, int]:
     """(width, height) in pixels as the medium is shown; (0, 0) = unreadable, or a prepared sample."""
     if extension == PREPARED:
         return UNKNOWN

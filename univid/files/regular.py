@@ -21,9 +21,7 @@ def open_regular(path: str | os.PathLike) -> Iterator[BinaryIO]:
         ValueError: absent, protected, a folder, a pipe, a device, or an error of the disk while it is read.
     """
     try:
-        mode = os.stat(path).st_mode
-        if not stat.S_ISREG(mode):
-            kind = "a folder" if stat.S_ISDIR(mode) else "a pipe or device"
+        if kind := irregular(path):
             raise ValueError(f"{shown(path)} cannot be read, because it is {kind}; give a file.")
         with open(path, "rb") as file:
             yield file
@@ -31,6 +29,18 @@ def open_regular(path: str | os.PathLike) -> Iterator[BinaryIO]:
         raise ValueError(
             f"{shown(path)} cannot be read ({error.strerror or error}); check the name."
         ) from error
+
+
+def irregular(path: str | os.PathLike) -> str | None:
+    """What a path leads to instead of a regular file, with its article; None = it is one.
+
+    Raises:
+        OSError: nothing is there, or it may not be looked at. ValueError: no file can have this name.
+    """
+    mode = os.stat(path).st_mode
+    if stat.S_ISREG(mode):
+        return None
+    return "a folder" if stat.S_ISDIR(mode) else "a pipe or device"
 
 
 class Steady:
