@@ -21,7 +21,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from univid.attention import attention
 from univid.blocks import SpatialTransformer
 from univid.conditioning import Conditioning
-from univid.hooks import Hook
 from univid.presets import PAPER, TINY
 from univid.unet import UNet
 
@@ -275,27 +274,6 @@ def test_reference_frames_can_be_chosen_at_inference(narrow):
         assert difference(chosen, plain) < 1e-4
     with pytest.raises(ValueError, match=r"reference_frames must be for levels among .*, got \[16\]"):
         narrow(x, TIMESTEPS, conditions(), reference_frames={16: [0]})
-
-
-def test_a_hook_is_called_once_at_each_place(narrow):
-    class Recorded(Hook):
-        def __init__(self):
-            self.seen = []
-
-        def enter(self, place, index):
-            self.seen.append(("enter", place, index))
-
-        def between(self, place, index, h, skip):
-            self.seen.append(("between", place, index))
-            return h, skip
-
-    hook, x = Recorded(), randn(2, 4, 3, 8, 8)
-    narrow(x, TIMESTEPS, conditions(), hook=hook)
-    inputs, outputs = len(narrow.input_blocks), len(narrow.output_blocks)
-    expected = [(call, "input", k) for k in range(inputs) for call in ("enter", "between")]
-    expected += [("enter", "middle", 0), ("between", "middle", 0)]
-    expected += [(call, "output", k) for k in range(outputs) for call in ("enter", "between")]
-    assert hook.seen == expected and inputs == outputs == 8
 
 
 def test_pst_attention_is_one_call_a_block():
