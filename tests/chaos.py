@@ -25,7 +25,7 @@ from training import distributed
 from training.config import LogsConfig
 from training.loop import train
 from training.report import read
-from training.state import load, newest
+from training.saved import load, states, step_of
 
 from .random_latents import SHALLOW, Denoising, recipe
 
@@ -58,8 +58,7 @@ def written_since(moment: float, folder: Path) -> bool:
 
 
 def saved_step(folder: Path) -> int:
-    path = newest(folder) if folder.exists() else None
-    return int(path.name.removeprefix("step_")) if path else 0
+    return max(map(step_of, states(folder)), default=0)
 
 
 def kill_once(folder: Path, options: argparse.Namespace, rng: random.Random) -> dict | None:

@@ -10,8 +10,8 @@ from training.config import EngineConfig, OptimConfig, Recipe
 from training.data.config import DataConfig, SourceConfig
 from training.loop import train
 from training.options import DenoiseOptions
+from training.saved import load
 from training.stages.denoise import DenoiseTask
-from training.state import load
 from univid.video import fit, read_video, to_uint8, write_video
 
 CAPTIONS = ("a man talks in a car", "a man looks out of a car", "people ride bikes in a street", "bikes wait")

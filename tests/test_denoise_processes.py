@@ -12,9 +12,9 @@ from training import distributed
 from training.config import EngineConfig
 from training.loop import train
 from training.report import read
+from training.saved import load
 from training.stages.conditions import BOTH, NONE
 from training.stages.denoise import DenoiseTask
-from training.state import load
 
 OPTIONS = {"batch": {"image": 2, "video": 2}, "modes": {"none": 0.5, "both": 0.5}, "seed": 1, "name": "run"}
 

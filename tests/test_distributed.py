@@ -20,7 +20,7 @@ from training import distributed
 from training.config import EngineConfig, LogsConfig, Recipe
 from training.loop import train
 from training.report import read
-from training.state import load, newest, read_state
+from training.saved import load, read_state, states
 from univid.unet import UNet
 
 ACCUMULATION = {"image": 1, "video": 2}
@@ -73,10 +73,10 @@ def assert_close(folder: Path, other: Path) -> None:
     for row, expected in zip(read(folder / "metrics.jsonl"), read(other / "metrics.jsonl"), strict=True):
         expected = {name: value for name, value in expected.items() if not name.endswith("largest")}
         assert {name: row[name] for name in expected} == pytest.approx(expected, rel=1e-5, abs=1e-7)
-    states = read_state(newest(folder)), read_state(newest(other))
+    one, two = (read_state(states(path)[-1]) for path in (folder, other))
     for part in ("model", "ema"):
-        torch.testing.assert_close(states[0][part], states[1][part], atol=1e-4, rtol=1e-3)
-    assert states[0]["optimizer"].keys() == states[1]["optimizer"].keys()
+        torch.testing.assert_close(one[part], two[part], atol=1e-4, rtol=1e-3)
+    assert one["optimizer"].keys() == two["optimizer"].keys()
 
 
 @pytest.mark.slow
@@ -97,7 +97,7 @@ def test_another_sample_makes_another_run(runs, tmp_path):
 @pytest.mark.parametrize("job", ["images", "fsdp images"])
 def test_pictures_leave_temporal_layers_without_gradient_on_two_processes(runs, job):
     assert_close(runs / job, runs / "one images")
-    moved = read_state(newest(runs / job))["optimizer"]
+    moved = read_state(states(runs / job)[-1])["optimizer"]
     fresh, after = Denoising(recipe()).module.state_dict(), load(runs / job / "final.pt")["model"]
     silent = [name for name in fresh if "temporal" in name or "pst" in name]
     assert silent and not any(name in moved for name in silent)

@@ -15,9 +15,9 @@ from training.options import NoiseOptions, SampleOptions
 from training.prepare import PrepareConfig, prepare
 from training.recipes_univid import finetune, univid_adapters, univid_joint, univid_t2v
 from training.report import read
+from training.saved import load
 from training.stages.conditions import BOTH, NONE, TEXT
 from training.stages.denoise import DenoiseTask
-from training.state import load
 from univid import checkpoints
 from univid.config import ImageStreamConfig, InputProfile, NumberInput, ResamplerConfig, TemporalConfig
 from univid.pipeline import Clip, Sampling, generate

@@ -12,10 +12,10 @@ from training.export import lineage
 from training.loop import train
 from training.options import ShapesOptions, ShownOptions
 from training.recipes import RECIPES, TINY
+from training.saved import load
 from training.stages import TASKS
 from training.stages.t2v import is_image_stream
 from training.stages.vae import fold_scale
-from training.state import load
 from univid import checkpoints
 from univid.pipeline import Clip, Sampling, generate
 from univid.presets import PRESETS

@@ -17,7 +17,7 @@ from toys import (
 from training.config import LogsConfig, OptimConfig
 from training.report import draw, read, smooth
 from training.rng import generator
-from training.state import load
+from training.saved import load
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
 
@@ -169,11 +169,43 @@ def test_a_non_finite_step_is_skipped_and_counted(tmp_path):
     assert newest_state(tmp_path)["optimizer"]["0.weight"]["step"] == 38
 
 
+class OneOfTwo(Regression):
+    """At step 12 either the loss or its gradient is not a number, and the other one is."""
+
+    def __init__(self, part):
+        super().__init__()
+        self.part, self.now = part, False
+
+    def micro_batches(self, step):
+        self.now = step == 12
+        return super().micro_batches(step)
+
+    def loss(self, x):
+        loss, extra = super().loss(x)
+        if self.now and self.part == "loss":
+            loss = loss + torch.nan
+        elif self.now:
+            loss = loss + (0 * self.module[0].weight.sum()).sqrt()  # 0, and its slope is 0 times infinity
+        return loss, extra
+
+
+@pytest.mark.parametrize("part", ["loss", "grad_norm"])
+def test_a_step_is_skipped_for_its_loss_or_its_gradient(tmp_path, part):
+    final = run(tmp_path, task=OneOfTwo(part))
+    rows = read(tmp_path / "metrics.jsonl")
+    assert {row["step"]: row["skipped"] for row in rows if "skipped" in row} == {13: 1}
+    assert [name for name in ("loss", "grad_norm") if rows[12][name] is None] == [part]
+    assert all(tensor.isfinite().all() for tensor in final["ema"].values())
+
+
 def test_non_finite_steps_in_a_row_stop_the_run(tmp_path):
     recipe = dataclasses.replace(RECIPE, max_skipped=3)
-    with pytest.raises(FloatingPointError, match="not finite in 3 steps in a row, up to step 18"):
-        run(tmp_path, recipe, Regression(recipe, broken=(15, 16, 17, 18)))
+    task = {"broken": (15, 16, 17, 18)}
+    with pytest.raises(FloatingPointError, match="not finite in 3 steps in a row, to step 18; .*max_skipped"):
+        run(tmp_path, recipe, Regression(recipe, **task))
     assert newest_state(tmp_path)["step"] == 14
+    more = dataclasses.replace(recipe, max_skipped=9)  # as the sentence says
+    assert run(tmp_path, more, Regression(more, **task))["skipped"] == 4
 
 
 def test_autocast_computes_in_bfloat16_and_keeps_float32_weights(tmp_path):

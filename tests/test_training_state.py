@@ -2,7 +2,8 @@
 
 import dataclasses
 import json
-import shutil
+import os
+import pty
 import signal
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from toys import (
     same,
 )
 
+from training import report
 from training.config import EngineConfig, LogsConfig
 from training.report import read
 from training.state import State
@@ -38,21 +40,88 @@ def whole(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("cut", [1, 7, 23])
-def test_a_stopped_run_continues_exactly(whole, tmp_path, cut):
-    class Stopping(Regression):
-        def micro_batches(self, step):
-            if step == cut - 1:
-                signal.raise_signal(signal.SIGTERM)
-            return super().micro_batches(step)
+class Signalled(Regression):
+    """Gets signals in the middle of a step."""
 
-    before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(SystemExit, match=f"SIGTERM at step {cut}, all is saved"):
-        run(tmp_path, task=Stopping())
-    assert signal.getsignal(signal.SIGTERM) is before
+    def __init__(self, step, *names):
+        super().__init__()
+        self.at, self.names = step, names
+
+    def micro_batches(self, step):
+        for name in self.names if step == self.at else ():
+            signal.raise_signal(getattr(signal, name))
+        return super().micro_batches(step)
+
+
+@pytest.fixture
+def hangup():
+    """SIGHUP as a terminal's programs have it, also where the tests were started to survive it."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize("cut, name", [(1, "SIGTERM"), (7, "SIGINT"), (23, "SIGHUP")])
+def test_a_stopped_run_continues_exactly(whole, tmp_path, cut, name, hangup):
+    before = {number: signal.getsignal(number) for number in signal.valid_signals()}
+    with pytest.raises(SystemExit, match=f"{name} at step {cut}, all is saved"):
+        run(tmp_path, task=Signalled(cut - 1, name))
+    assert before == {number: signal.getsignal(number) for number in signal.valid_signals()}
     assert newest_state(tmp_path)["step"] == cut
     run(tmp_path)
     assert_same_run(tmp_path, whole)
+
+
+def test_a_terminal_that_closes_says_so_twice(tmp_path, hangup):
+    with pytest.raises(SystemExit, match="SIGHUP at step 5, all is saved"):
+        run(tmp_path, task=Signalled(4, "SIGHUP", "SIGHUP"))
+    with pytest.raises(KeyboardInterrupt):  # while the second of the others acts at once
+        run(tmp_path, task=Signalled(8, "SIGHUP", "SIGINT", "SIGINT"))
+    assert newest_state(tmp_path)["step"] == 7
+
+
+def test_a_run_that_is_to_survive_its_terminal_does(whole, tmp_path, hangup):
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    run(tmp_path, task=Signalled(4, "SIGHUP"))
+    assert_same_run(tmp_path, whole)
+
+
+def test_systems_without_that_signal_train_too(whole, tmp_path, monkeypatch):
+    for name in ("SIGHUP", "SIGCHLD"):
+        monkeypatch.delattr(signal, name)
+    run(tmp_path)
+    assert_same_run(tmp_path, whole)
+
+
+def test_a_connection_that_drops_ends_a_run_saved(whole, tmp_path):
+    """A real terminal, which closes; what the run still prints goes nowhere."""
+    pid, terminal = pty.fork()
+    if not pid:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        os.execve(sys.executable, [sys.executable, toys.__file__, str(tmp_path), "terminal"], environment())
+    shown = b""
+    while len(read(tmp_path / "metrics.jsonl")) < 9:
+        shown += os.read(terminal, 10_000)
+    os.close(terminal)
+    _, status = os.waitpid(pid, 0)
+    assert os.waitstatus_to_exitcode(status) == 1, shown
+    saved = newest_state(tmp_path)["step"]
+    assert saved == len(read(tmp_path / "metrics.jsonl")) >= 9
+    run(tmp_path)
+    assert_same_run(tmp_path, whole)
+
+
+def test_a_line_that_nobody_reads_ends_no_run(monkeypatch):
+    reading, writing = os.pipe()
+    os.close(reading)
+    monkeypatch.setattr(sys, "stderr", os.fdopen(writing, "w", buffering=1))
+    with pytest.raises(BrokenPipeError):
+        sys.stderr.write("x\n")
+    with report.bar("run", 0, 10, True) as bar:
+        bar.mininterval = 0
+        for _ in range(10):
+            bar.set_postfix(loss="1")
+            bar.update()
 
 
 def test_a_crashed_run_drops_the_rows_after_its_last_state(whole, tmp_path):
@@ -83,19 +152,44 @@ def test_a_killed_process_continues_exactly(whole, tmp_path):
     assert_same_run(tmp_path, whole)
 
 
-def test_half_written_and_damaged_states_are_ignored(whole, tmp_path, caplog):
+@pytest.mark.parametrize(
+    "tail",
+    [
+        b"garbage\n",
+        b'{"step": 22, "lo',
+        b"\xff\xfe\0\0" * 100 + b"\n",
+        b'{"loss": 1}\n[1]\n5\nnull\n"step"\n',
+        b'{"step": "3", "loss": 1}\n{"step": 3, "loss": [1]}\n{"step": 1e999}\n',
+        b"[" * 100_000 + b"\n",
+        b'{"step": ' + b"9" * 5000 + b"}\n\n\n",
+    ],
+)
+def test_a_log_is_no_state(whole, tmp_path, tail):
     run(tmp_path, dataclasses.replace(RECIPE, steps=21))
-    shutil.copytree(tmp_path / "step_00000021", tmp_path / ".partial_step_00000028")
-    shutil.copytree(tmp_path / "step_00000021", tmp_path / "step_00000028")
-    (tmp_path / "step_00000028" / ".metadata").unlink()
-    (tmp_path / "step_00000035").mkdir()
-    assert newest_state(tmp_path)["step"] == 21
-    assert "step_00000035 is incomplete" in caplog.text and "step_00000028 is incomplete" in caplog.text
-    with open(tmp_path / "metrics.jsonl", "a") as file:
-        file.write('{"step": 22, "lo')
+    with open(tmp_path / "metrics.jsonl", "ab") as file:
+        file.write(tail)
     run(tmp_path)
-    assert [row["step"] for row in read(tmp_path / "metrics.jsonl")] == list(range(1, 41))
-    assert newest_state(tmp_path)["step"] == 40
+    assert_same_run(tmp_path, whole)
+
+
+def test_a_log_that_cannot_be_written_is_said_once(whole, tmp_path, caplog):
+    (tmp_path / "metrics.jsonl").mkdir()
+    (tmp_path / "tensorboard").write_text("in the way")
+    recipe = dataclasses.replace(RECIPE, logs=dataclasses.replace(RECIPE.logs, tensorboard=True))
+    final = run(tmp_path, recipe)
+    assert same(final["ema"], run(whole)["ema"])
+    said = [record.getMessage() for record in caplog.records if "goes on without it" in record.getMessage()]
+    assert len(said) == 2 and "metrics.jsonl is a folder" in said[0] and "tensorboard" in said[1]
+
+
+def test_a_run_with_skipped_steps_goes_on(tmp_path):
+    """Their loss is null in the log, which is written anew."""
+    broken = {"broken": (12, 30)}
+    run(tmp_path / "whole", task=Regression(**broken))
+    run(tmp_path / "cut", dataclasses.replace(RECIPE, steps=20), Regression(**broken))
+    run(tmp_path / "cut", task=Regression(**broken))
+    assert [row["loss"] for row in read(tmp_path / "cut" / "metrics.jsonl")].count(None) == 2
+    assert newest_state(tmp_path / "cut")["skipped"] == 2
 
 
 def test_a_full_disk_stops_the_run_and_leaves_the_states_before(whole, tmp_path):

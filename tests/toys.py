@@ -11,11 +11,11 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from training import report, state
+from training import report
 from training.config import LogsConfig, OptimConfig, Recipe
 from training.loop import train
 from training.rng import generator
-from training.state import load
+from training.saved import load, read_state, states
 from training.task import MicroBatch
 
 ROOT = Path(__file__).parents[1]
@@ -88,7 +88,7 @@ def run(folder, recipe=RECIPE, task=None, **options):
 
 
 def newest_state(folder: Path) -> dict:
-    return state.read_state(state.newest(folder))
+    return read_state(states(folder)[-1])
 
 
 def same(a, b) -> bool:
@@ -131,5 +131,6 @@ class FullDisk(Regression):
 
 if __name__ == "__main__":  # the processes that are killed, and whose disk is full
     report.draw = lambda folder: None
-    task = {"killed": Regression(pause=0.05), "full": FullDisk(pause=0.2)}[sys.argv[2]]
-    train(RECIPE, task, Path(sys.argv[1]), progress=False)
+    kind = sys.argv[2]
+    task = FullDisk(pause=0.2) if kind == "full" else Regression(pause=0.05)
+    train(RECIPE, task, Path(sys.argv[1]), progress=kind == "terminal")

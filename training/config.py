@@ -4,12 +4,18 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from univid.messages import shown
 
 from .options import Options
 
 DTYPES = ("float32", "bfloat16")
 DECAYS = ("constant", "linear", "cosine")
 PARALLEL = ("ddp", "fsdp")
+LONGEST_NAME = 150
+SEEDS = 2**63
+MOST_SAMPLES = 1_000_000  # of one modality in a step
 
 
 @dataclass(frozen=True)
@@ -27,6 +33,11 @@ class OptimConfig:
     def __post_init__(self):
         if self.decay not in DECAYS:
             raise ValueError(f"decay must be one of {DECAYS}, got {self.decay!r}.")
+        if self.warmup_steps < 0 or self.weight_decay < 0 or not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(
+                "warmup_steps and weight_decay must be at least 0 and betas in [0, 1), got "
+                f"{self.warmup_steps}, {self.weight_decay} and {self.betas}."
+            )
         if not (self.lr > 0 and self.clip_norm > 0 and 0 <= self.ema_decay < 1):
             raise ValueError(
                 f"lr and clip_norm must be above 0 and ema_decay in [0, 1), "
@@ -102,12 +113,39 @@ class Recipe:
     def __post_init__(self):
         if self.dtype not in DTYPES:
             raise ValueError(f"dtype must be one of {DTYPES}, got {self.dtype!r}.")
+        if (
+            self.name in ("", ".", "..")
+            or {"/", "\\", "\0"} & set(self.name)
+            or len(self.name) > LONGEST_NAME
+        ):
+            raise ValueError(
+                f"name must be a folder's, of at most {LONGEST_NAME} characters, got {shown(self.name)!r}."
+            )
         if min(self.steps, self.max_skipped) < 1:
             raise ValueError(f"steps and max_skipped of {self.name!r} must be at least 1.")
+        if not -SEEDS <= self.seed < SEEDS:
+            raise ValueError(f"seed must be a number of 64 bits, got {shown(self.seed)}.")
+        if any(not 0 <= size <= MOST_SAMPLES for size in self.batch.values()):
+            raise ValueError(
+                f"batch must be 0 to {MOST_SAMPLES:,} samples a modality, got {shown(dict(self.batch))}."
+            )
+        if bad := sorted(endless_fields(asdict(self))):
+            raise ValueError(f"expected finite numbers, got others for {shown(', '.join(bad))}; change them.")
 
     def to_dict(self) -> dict:
         """JSON values only; equal recipes give equal dicts, also after a round trip through a file."""
         return json.loads(json.dumps(asdict(self)))
+
+
+def endless_fields(values: Any, name: str = "") -> list[str]:
+    """Dotted names of the fields that are nan or infinite."""
+    if isinstance(values, float):
+        return [] if math.isfinite(values) else [name]
+    if isinstance(values, Mapping):
+        inner = values.items()
+    else:
+        inner = enumerate(values) if isinstance(values, list | tuple) else ()
+    return [bad for key, value in inner for bad in endless_fields(value, f"{name}.{key}".lstrip("."))]
 
 
 def differing_fields(old: dict, new: dict, prefix: str = "") -> list[str]:

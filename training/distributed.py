@@ -61,9 +61,12 @@ def share(positions: range) -> range:
     Raises:
         ValueError: the samples do not divide evenly; a mean over processes would not be the batch's mean.
     """
+    if not positions:
+        raise ValueError("expected samples in every step, got none; raise the batch.")
     if len(positions) % processes():
         raise ValueError(
-            f"a batch of {len(positions)} does not divide over {processes()} processes; change either."
+            f"a batch of {len(positions)} does not divide over {processes()} processes; take another number "
+            "of them, or for a new run another batch."
         )
     return positions[rank() :: processes()]
 

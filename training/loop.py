@@ -4,7 +4,6 @@ are pure functions of it, so a run that was cut continues exactly.
 
 import contextlib
 import signal
-import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -12,7 +11,8 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
+
+from univid.signals import SIGNALS
 
 from . import distributed, report
 from .config import OptimConfig, Recipe
@@ -33,13 +33,14 @@ def train(recipe: Recipe, task: Task, folder: Path | str, *, device="cpu", progr
             one that is at work.
         FloatingPointError: `recipe.max_skipped` steps in a row had a loss or gradient that is not finite.
         OSError: a state could not be written.
-        SystemExit: SIGTERM or Ctrl-C, after saving.
+        SystemExit: SIGTERM, Ctrl-C or a closed terminal (SIGHUP), after saving.
     """
     folder, device, logs = Path(folder), torch.device(device), recipe.logs
     main = distributed.rank() == 0  # writes the folder; all processes read it
     with contextlib.ExitStack() as stack:
         if main:
-            stack.enter_context(claimed(folder, recipe))
+            # Only tasks that read data from disks have evidence of it.
+            stack.enter_context(claimed(folder, recipe, getattr(task, "evidence", {})))
         distributed.barrier()
         task.module.to(device).train()
         network = Network(task, recipe.engine)
@@ -51,7 +52,7 @@ def train(recipe: Recipe, task: Task, folder: Path | str, *, device="cpu", progr
             )
         metrics = stack.enter_context(report.Metrics(folder, state.step, logs.tensorboard)) if main else None
         caught = stack.enter_context(catch_signals())
-        bar = stack.enter_context(_bar(recipe, state, progress and main))
+        bar = stack.enter_context(report.bar(recipe.name, state.step, recipe.steps, progress and main))
         writer = stack.enter_context(contextlib.closing(Writer(folder, logs.keep)))
         started = time.monotonic() - state.seconds
         while state.step < recipe.steps:
@@ -72,7 +73,8 @@ def train(recipe: Recipe, task: Task, folder: Path | str, *, device="cpu", progr
             if state.skipped_in_a_row == recipe.max_skipped:
                 raise FloatingPointError(
                     f"the loss or the gradient norm was not finite in {recipe.max_skipped} steps in a row, "
-                    f"up to step {state.step}; lower the learning rate or look at the data of those steps."
+                    f"up to step {state.step}; look at the data of those steps, raise max_skipped to go on, "
+                    "or begin anew under another name with a lower optim.lr."
                 )
             stopping = distributed.any_process(bool(caught), device)
             if stopping or due(logs.save_every, state.step) or state.step == recipe.steps:
@@ -192,31 +194,32 @@ class WeightedMeans:
 
 @contextlib.contextmanager
 def catch_signals() -> Iterator[list[str]]:
-    """Collect the names of SIGTERM and SIGINT instead of dying of them; a second one acts at once."""
+    """Collect the names of signals to stop instead of dying of them; a second one acts at once.
+
+    But for SIGHUP: a terminal that closes sends it twice, through its shell and by itself. A run that was
+    started to survive it (`nohup`) does not hear it.
+    """
     caught: list[str] = []
     if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
         yield caught
         return
-    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = [getattr(signal, name) for name in SIGNALS if hasattr(signal, name)]  # Windows lacks some
+    hangup = getattr(signal, "SIGHUP", None)
+    previous = {number: signal.getsignal(number) for number in numbers}
+    if previous.get(hangup) is signal.SIG_IGN:
+        del previous[hangup]
 
     def handler(number, frame):
         caught.append(signal.Signals(number).name)
-        restore()
+        restore(set(previous) - {hangup})
 
-    def restore():
-        for number, old in previous.items():
-            signal.signal(number, old)
+    def restore(numbers: Iterable[int]) -> None:
+        for number in numbers:
+            signal.signal(number, previous[number])
 
     for number in previous:
         signal.signal(number, handler)
     try:
         yield caught
     finally:
-        restore()
-
-
-def _bar(recipe: Recipe, state: State, progress: bool) -> tqdm:
-    interval = 0.5 if sys.stderr.isatty() else 30  # seconds; a log file wants few lines
-    return tqdm(
-        total=recipe.steps, initial=state.step, desc=recipe.name, disable=not progress, mininterval=interval
-    )
+        restore(previous)

@@ -8,6 +8,15 @@ from univid.dtypes import DTYPES
 from .data.config import DataConfig
 from .lora import LoraConfig
 
+MOST_SHIFT = 1000.0  # of timesteps; there half of them are the last one
+MOST_SAMPLES = 10_000  # of validation, or clips that are drawn
+
+
+def check_shift(name: str, shift: Mapping[str, float]) -> None:
+    """Refuse shifts of timesteps, by modality, with which nothing is learnt."""
+    if any(not 0 < value <= MOST_SHIFT for value in shift.values()):
+        raise ValueError(f"{name} must be above 0 and at most {MOST_SHIFT:g}, got {dict(shift)}.")
+
 
 @dataclass(frozen=True)
 class VaeOptions:
@@ -47,6 +56,14 @@ class ShapesOptions:
     timestep_shift: Mapping[str, float]  # above 1: towards noise
     shown: ShownOptions
 
+    def __post_init__(self):
+        if min(self.clips, self.frames, self.frame_stride) < 1:
+            raise ValueError(
+                f"clips, frames and frame_stride must be at least 1, got {self.clips}, {self.frames} and "
+                f"{self.frame_stride}."
+            )
+        check_shift("timestep_shift", self.timestep_shift)
+
 
 STAGES = ("t2v", "adapters", "adapters_kv", "joint", "full", "lora")
 FROZEN_DTYPES = tuple(DTYPES.values())
@@ -62,11 +79,9 @@ class NoiseOptions:
     min_snr: bool = False  # weigh timesteps by min(SNR, 5) (2303.09556) instead of all alike
 
     def __post_init__(self):
-        if self.offset < 0 or any(shift <= 0 for shift in self.shift.values()):
-            raise ValueError(
-                f"noise.offset must be at least 0 and noise.shift above 0, got {self.offset} and "
-                f"{dict(self.shift)}."
-            )
+        if self.offset < 0:
+            raise ValueError(f"noise.offset must be at least 0, got {self.offset}.")
+        check_shift("noise.shift", self.shift)
 
 
 @dataclass(frozen=True)
@@ -80,6 +95,11 @@ class SampleOptions:
     seed: int = 0
 
     def __post_init__(self):
+        if not 1 <= self.count <= MOST_SAMPLES or (self.steps is not None and self.steps < 1):
+            raise ValueError(
+                f"samples.count must be from 1 to {MOST_SAMPLES:,} and samples.steps at least 1, got "
+                f"{self.count} and {self.steps}."
+            )
         if self.pictures and len(self.pictures) != len(self.prompts):
             raise ValueError(
                 f"expected one of samples.pictures for each of samples.prompts, got {len(self.pictures)} "
@@ -118,8 +138,8 @@ class DenoiseOptions:
             )
         if any(weight < 0 for weight in self.loss_weights.values()):
             raise ValueError(f"loss_weights must be at least 0, got {dict(self.loss_weights)}.")
-        if self.validation < 1:
-            raise ValueError(f"validation must be at least 1 sample, got {self.validation}.")
+        if not 1 <= self.validation <= MOST_SAMPLES:
+            raise ValueError(f"validation must be 1 to {MOST_SAMPLES:,} samples, got {self.validation}.")
 
 
 Options = VaeOptions | VisionOptions | ShapesOptions | DenoiseOptions | None

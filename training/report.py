@@ -1,61 +1,118 @@
-"""The run's own record: metrics.jsonl, and a picture of it."""
+"""The run's own record: metrics.jsonl, a picture of it, and the line on the terminal.
 
+None of it is state: whatever is wrong with it, the run goes on.
+"""
+
+import contextlib
 import json
+import logging
 import math
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
-from .state import atomic
+from tqdm import tqdm
+
+from univid.files.output import new_file
+from univid.messages import shown
+
+log = logging.getLogger(__name__)
 
 
 class Metrics:
     """`metrics.jsonl`: one row a logged step. A resumed run's file equals an uninterrupted one's.
 
-    folder: the run's folder. step: the step that the run continues from; later rows are dropped.
-    tensorboard: also write for TensorBoard, below `tensorboard/`.
+    folder: the run's folder. step: the step that the run continues from; later rows are dropped, and what is
+    no row. tensorboard: also write for TensorBoard, below `tensorboard/`.
     """
 
     def __init__(self, folder: Path, step: int, tensorboard: bool = False):
+        self.file = self.board = None
+        self.said: set[str] = set()
         path = folder / "metrics.jsonl"
-        kept = [row for row in read(path) if row["step"] <= step]
-        with atomic(path) as temporary:
-            temporary.write_text("".join(map(_line, kept)))
-        self.file = open(path, "a", buffering=1)  # by line: a kill loses no row that a state was saved after
+        with self._spared(path):
+            kept = [row for row in read(path) if row["step"] <= step]
+            with new_file(path) as temporary:
+                temporary.write_text("".join(map(_line, kept)))
+            # by line: a kill loses no row that a state was saved after
+            self.file = open(path, "a", buffering=1)
+        with self._spared(folder / "tensorboard"):
+            if tensorboard:
+                from torch.utils.tensorboard import SummaryWriter
 
-        self.board = None
-        if tensorboard:
-            from torch.utils.tensorboard import SummaryWriter
-
-            self.board = SummaryWriter(folder / "tensorboard", purge_step=step + 1)
+                self.board = SummaryWriter(folder / "tensorboard", purge_step=step + 1)
 
     def write(self, row: dict) -> None:
-        self.file.write(_line(row))
-        if self.board is not None:
-            for name, value in row.items():
-                self.board.add_scalar(name, value, row["step"])
+        with self._spared("metrics.jsonl"):
+            if self.file is not None:
+                self.file.write(_line(row))
+        with self._spared("tensorboard"):
+            if self.board is not None:
+                for name, value in row.items():
+                    self.board.add_scalar(name, value, row["step"])
 
     def __enter__(self) -> "Metrics":
         return self
 
     def __exit__(self, *_) -> None:
-        self.file.close()
-        if self.board is not None:
-            self.board.close()
+        for name, written in (("metrics.jsonl", self.file), ("tensorboard", self.board)):
+            with self._spared(name):
+                if written is not None:
+                    written.close()
+
+    @contextlib.contextmanager
+    def _spared(self, what: Path | str) -> Iterator[None]:
+        """A full or protected disk costs rows, which is said once, and not the run."""
+        try:
+            yield
+        except (OSError, ValueError) as error:
+            name = Path(what).name
+            if name not in self.said:
+                self.said.add(name)
+                log.warning("%s; the run goes on without it", _reason(what, error))
+
+
+def _reason(what: Path | str, error: Exception) -> str:
+    if isinstance(error, OSError):
+        return f"{shown(what)} cannot be written ({error.strerror or error})"
+    return str(error).rpartition(";")[0] or str(error)  # without the advice to name another output
 
 
 def read(path: Path) -> list[dict]:
-    """The rows of a metrics.jsonl; a last line cut short by a kill is left out, a missing file is empty."""
-    if not path.exists():
+    """The rows of a metrics.jsonl; of a missing file none.
+
+    What is no row is left out: a last line that a kill cut short, foreign words, bytes that are no text.
+    """
+    try:
+        lines = path.read_bytes().split(b"\n")[:-1]
+    except OSError:
         return []
-    lines = path.read_text().split("\n")[:-1]
-    return [json.loads(line) for line in lines if line]
+    return [row for line in lines if (row := _row(line)) is not None]
+
+
+def _row(line: bytes) -> dict | None:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(row, dict) or not isinstance(row.get("step"), int):
+        return None
+    return row if all(value is None or isinstance(value, int | float) for value in row.values()) else None
 
 
 def draw(folder: Path) -> None:
     """Draw `loss.png` from metrics.jsonl: losses on top, one panel for each validation figure below."""
     try:
-        from matplotlib.figure import Figure
+        _draw(folder)
     except ImportError:
         return
+    except Exception as error:  # whatever a picture meets, a number too large for its axis or a full disk
+        log.warning("loss.png was not drawn: %s", error)
+
+
+def _draw(folder: Path) -> None:
+    from matplotlib.figure import Figure
+
     rows = read(folder / "metrics.jsonl")
     names = {name for row in rows for name in row}
     losses = sorted(name for name in names if name == "loss" or name.endswith("/loss"))
@@ -76,13 +133,14 @@ def draw(folder: Path) -> None:
         panel.plot(*_series(rows, name), marker=".")
         panel.set_ylabel(name.removeprefix("valid/"))
     panels[-1].set_xlabel("step")
-    with atomic(folder / "loss.png") as temporary:
-        figure.savefig(temporary, dpi=100)
+    with new_file(folder / "loss.png") as temporary:
+        figure.savefig(temporary, dpi=100, format="png")
 
 
 def _line(row: dict) -> str:
-    # JSON has no nan: a value that is not finite becomes null.
-    return json.dumps({k: v if math.isfinite(v) else None for k, v in row.items()}) + "\n"
+    # JSON has no nan: a value that is not finite becomes null, and stays so when a run goes on.
+    finite = {k: v if v is not None and -math.inf < v < math.inf else None for k, v in row.items()}
+    return json.dumps(finite) + "\n"
 
 
 def _series(rows: list[dict], name: str) -> tuple[list[int], list[float]]:
@@ -99,3 +157,29 @@ def smooth(values: list[float]) -> list[float]:
         total, weight = keep * total + value, keep * weight + 1
         smoothed.append(total / weight)
     return smoothed
+
+
+def bar(name: str, step: int, steps: int, shown: bool) -> tqdm:
+    """The line on the terminal. Where that is gone, a closed window or a pipe's dead end, it ends alone."""
+    interval = 0.5 if sys.stderr.isatty() else 30  # seconds; a log file wants few lines
+    return tqdm(
+        total=steps, initial=step, desc=name, disable=not shown, mininterval=interval, file=_Line(sys.stderr)
+    )
+
+
+class _Line:
+    """A stream to which writing never fails."""
+
+    def __init__(self, stream):
+        self.stream = stream
+
+    def __getattr__(self, name: str):
+        return getattr(self.stream, name)
+
+    def write(self, text: str) -> None:
+        with contextlib.suppress(OSError, ValueError):  # the second of a closed one
+            self.stream.write(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            self.stream.flush()

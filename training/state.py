@@ -1,13 +1,14 @@
-"""What a run carries from step to step, and how it lies on the disk: whole after a kill at any moment.
+"""What a run carries from step to step, and how it gets to the disk: whole after a kill at any moment.
 
 A saved state is a folder that torch.distributed.checkpoint writes, each process its own part, while the run
 goes on. It has a temporary name until all parts are there. It can be read by any number of processes.
 """
 
 import contextlib
+import errno
+import hashlib
 import logging
 import os
-import re
 import shutil
 import warnings
 from collections.abc import Iterator
@@ -20,24 +21,30 @@ import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
 from torch.distributed.checkpoint.api import CheckpointException
 
+from univid.files.output import new_file
+from univid.messages import shown
+
 from . import distributed
 from .config import Recipe
+from .saved import (
+    COUNTERS,
+    DIGEST,
+    FINAL,
+    METADATA,
+    MOMENTS,
+    PARAMETER,
+    RECORD,
+    Damaged,
+    Saved,
+    nothing_whole,
+    passed_over,
+    set_aside,
+    states,
+    temporary_of,
+)
 
 log = logging.getLogger(__name__)
 warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # a single process is meant
-COUNTERS = ("step", "skipped", "skipped_in_a_row", "seconds")
-MOMENTS = ("exp_avg", "exp_avg_sq")  # of AdamW
-PARAMETER = "parameter/"
-
-
-@contextlib.contextmanager
-def atomic(path: Path) -> Iterator[Path]:
-    """Write to the yielded temporary path; only a finished file takes the name `path`."""
-    temporary = path.with_name(f".partial_{path.name}")
-    yield temporary
-    with open(temporary, "rb+") as file:
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
 
 
 class State:
@@ -102,30 +109,87 @@ class State:
             "counters": torch.tensor(counters, dtype=torch.float64),
         }
 
-    @torch.no_grad()
     def resume(self, folder: Path) -> bool:
-        """Continue from the newest complete state in `folder`; without one the run starts at step 0."""
-        path = newest(folder)
-        if path is None:
+        """Continue from the newest whole state in `folder`; False where nothing was saved yet.
+
+        Damaged ones after it are named and set aside. All processes call this.
+
+        Raises:
+            ValueError: something was saved, and nothing of it is whole.
+        """
+        damaged: list[tuple[Path, Damaged]] = []
+        for path in reversed(states(folder)):
+            if (damage := self._take(path)) is None:
+                break
+            damaged.append((path, damage))
+        else:
+            if damaged:
+                raise nothing_whole(folder, damaged)
+            if (folder / FINAL).exists():
+                raise ValueError(
+                    f"{shown(folder)} holds a finished run ({FINAL}) and no state to go on from; take "
+                    f"another name, or delete {FINAL} to train it anew."
+                )
             return False
-        saved = contents(path)
-        tensors = {name: torch.zeros_like(saved[name], device="cpu") for name in ("steps", "counters")}
-        for name, parameter in self.parameters.items():
-            parts = saved[PARAMETER + name].shape[-1]
-            tensors[PARAMETER + name] = torch.stack([parameter.detach()] * parts, dim=-1).to("cpu")
-        _load(tensors, path)
+        if distributed.rank() == 0:
+            passed_over(damaged, path.name)
+            for other, _ in damaged:
+                log.warning("%s is now called %s", shown(other), set_aside(other).name)
+        distributed.barrier()
+        log.info("continuing at step %d", self.step)
+        return True
+
+    def _take(self, path: Path) -> Damaged | None:
+        """Become a saved state; or what is wrong with it, for any of the processes, and stay as it was."""
+        tensors: dict[str, Tensor] = {}
+        saved, damage = None, ""
+        try:
+            saved = Saved(path)
+            tensors = self._like(saved)
+            saved.verify(distributed.rank(), distributed.processes())
+        except Damaged as error:
+            damage = str(error)
+        # Reading takes all processes, so it begins where none of them has found anything.
+        if not (damage := max(distributed.gathered(damage))):
+            try:
+                saved.load(tensors)
+            except Damaged as error:
+                damage = str(error)
+            damage = max(distributed.gathered(damage))
+        if damage:
+            return Damaged(damage)
+        self._become(tensors)
+        return None
+
+    def _like(self, saved: Saved) -> dict[str, Tensor]:
+        """Tensors on the CPU for all that is saved, spread over the processes as the parameters are.
+
+        Raises:
+            Damaged: it is the state of another network.
+        """
+        held, names = saved.tensors, {PARAMETER + name: p for name, p in self.parameters.items()}
+        tensors = {name: torch.zeros_like(held[name], device="cpu") for name in ("steps", "counters")}
+        if held.keys() != names.keys() | tensors.keys() or tensors["steps"].shape != (len(names),):
+            raise Damaged("it is of another network")
+        for name, parameter in names.items():
+            *shape, parts = held[name].shape or (0,)
+            fits = tuple(shape) == parameter.shape and held[name].dtype == parameter.dtype
+            if not fits or parts not in (2, 2 + len(MOMENTS)):
+                raise Damaged("it is of another network")
+            tensors[name] = torch.stack([parameter.detach()] * parts, dim=-1).to("cpu")
+        return tensors
+
+    @torch.no_grad()
+    def _become(self, tensors: dict[str, Tensor]) -> None:
         for (name, parameter), step in zip(sorted(self.parameters.items()), tensors["steps"], strict=True):
-            adam = {key: torch.zeros_like(parameter) for key in MOMENTS} if step else {}
-            own = parameter.detach(), self.ema[name], *adam.values()
             parts = distributed.local(tensors[PARAMETER + name]).unbind(-1)
-            for tensor, part in zip(own, parts, strict=True):
+            adam = {key: torch.zeros_like(parameter) for key in MOMENTS} if len(parts) > 2 else {}
+            for tensor, part in zip((parameter.detach(), self.ema[name], *adam.values()), parts, strict=True):
                 distributed.local(tensor).copy_(part)
             if adam:
                 self.optimizer.state[parameter] = {"step": step.to(parameter.device, copy=True)} | adam
         for name, value in zip(COUNTERS, tensors["counters"].tolist(), strict=True):
             setattr(self, name, value if name == "seconds" else int(value))
-        log.info("continuing at step %d", self.step)
-        return True
 
     def whole(self) -> dict[str, dict[str, Tensor]]:
         """Model and EMA as full tensors on the CPU, untrained parameters too; all processes take part."""
@@ -136,12 +200,19 @@ class State:
         return {"model": model, "ema": model | averages}
 
     def save_final(self, folder: Path, recipe: Recipe) -> Path:
-        """Write `final.pt`: model, EMA, counters and recipe, without the optimizer."""
-        path, weights = folder / "final.pt", self.whole()
+        """Write `final.pt`: model, EMA, counters and recipe, without the optimizer.
+
+        Raises:
+            OSError: it could not be written.
+        """
+        path, weights = folder / FINAL, self.whole()
         if distributed.rank() == 0:
             counters = {name: getattr(self, name) for name in COUNTERS}
-            with atomic(path) as temporary:
-                torch.save(weights | {"recipe": recipe.to_dict()} | counters, temporary)
+            try:
+                with new_file(path) as temporary, open(temporary, "wb") as file:
+                    torch.save(weights | {"recipe": recipe.to_dict()} | counters, file)
+            except (ValueError, RuntimeError) as error:  # PyTorch's of a full disk is the second
+                raise not_written(path, error) from error
         distributed.barrier()
         return path
 
@@ -185,77 +256,43 @@ class Writer:
         """Wait until nothing is being written.
 
         Raises:
-            OSError: the state could not be written; those before it are whole.
+            OSError: the state could not be written, and nothing of it is left; those before it are whole.
         """
         if self.pending is None:
             return
         (future, path), self.pending = self.pending, None
+        temporary = temporary_of(path)
         try:
             future.result()
+            if distributed.rank() == 0:
+                digest = hashlib.sha256((temporary / METADATA).read_bytes()).hexdigest()
+                for name, data in ((RECORD, (self.folder / RECORD).read_bytes()), (DIGEST, digest.encode())):
+                    with open(temporary / name, "wb") as file:
+                        file.write(data)
+                        file.flush()
+                        os.fsync(file.fileno())
+                os.replace(temporary, path)
         except (CheckpointException, Exception) as error:  # the first is no Exception
             if isinstance(error, CheckpointException):
                 error = next(iter(error.failures.values()))[0]  # of one of the processes
-            raise OSError(
-                f"{path} could not be written ({error}); the states before it are whole: "
-                "make room and run it again to go on."
-            ) from error
+            if distributed.rank() == 0:
+                shutil.rmtree(temporary, ignore_errors=True)
+            raise not_written(path, error) from error
         if distributed.rank() == 0:
-            shutil.copy(self.folder / "config.json", temporary_of(path))
-            os.replace(temporary_of(path), path)
             for old in states(self.folder)[: -self.keep]:
                 shutil.rmtree(old)
 
 
-def temporary_of(path: Path) -> Path:
-    return path.with_name(f".partial_{path.name}")
-
-
-def states(folder: Path) -> list[Path]:
-    """The complete states in `folder`, oldest first. Its metadata is the last thing written of a state."""
-    found = sorted(path for path in folder.glob("step_*") if re.fullmatch(r"step_\d{8}", path.name))
-    complete = [path for path in found if (path / ".metadata").is_file()]
-    for path in sorted(set(found) - set(complete)):
-        log.warning("%s is incomplete and passed over", path)
-    return complete
-
-
-def newest(folder: Path) -> Path | None:
-    return next(reversed(states(folder)), None)
-
-
-def purge(folder: Path) -> None:
-    """Remove what a killed run left half written."""
-    for path in folder.glob(".partial_*"):
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
-
-
-def contents(path: Path) -> dict[str, Tensor]:
-    """The tensors of a saved state by name, on the meta device: shapes and types alone."""
-    metadata = dcp.FileSystemReader(path).read_metadata().state_dict_metadata
-    return {
-        name: torch.empty(entry.size, dtype=entry.properties.dtype, device="meta")
-        for name, entry in metadata.items()
-    }
-
-
-def read_state(path: Path) -> dict:
-    """A saved state as full tensors on the CPU: "model", "ema", "optimizer" by name, and the counters."""
-    tensors = {name: torch.zeros_like(meta, device="cpu") for name, meta in contents(path).items()}
-    _load(tensors, path, no_dist=True)
-    found: dict = {"model": {}, "ema": {}, "optimizer": {}}
-    found |= dict(zip(COUNTERS, tensors.pop("counters").tolist(), strict=True))
-    for step, key in zip(tensors.pop("steps"), sorted(tensors), strict=True):
-        name = key.removeprefix(PARAMETER)
-        found["model"][name], found["ema"][name], *moments = tensors[key].unbind(-1)
-        if moments:
-            found["optimizer"][name] = dict(zip(("step", *MOMENTS), (step, *moments), strict=True))
-    return found
-
-
-def load(path: Path) -> dict:
-    """A `final.pt` as a dict on the CPU: model, ema, step, recipe, seconds ..."""
-    return torch.load(path, map_location="cpu", weights_only=True)
-
-
-def _load(tensors: dict[str, Tensor], path: Path, no_dist: bool = False) -> None:
-    dcp.load(tensors, checkpoint_id=path, no_dist=no_dist or not dist.is_initialized())
+def not_written(path: Path, error: BaseException) -> OSError:
+    """The sentence for something of a run that could not be written."""
+    reason, cause = "", error
+    while cause is not None and not reason:  # PyTorch's own words for it tell nothing
+        reason = cause.strerror or "" if isinstance(cause, OSError) else ""
+        cause = cause.__cause__ or cause.__context__
+    if not reason:
+        free = shutil.disk_usage(path.parent).free
+        reason = os.strerror(errno.ENOSPC) if free < 2**24 else type(error).__name__
+    return OSError(
+        f"{shown(path)} could not be written ({reason}); the states before it are whole: make room and run "
+        "it again to go on."
+    )

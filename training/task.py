@@ -18,7 +18,8 @@ class MicroBatch(NamedTuple):
 class Task(Protocol):
     """One stage of training. Everything it does at a step is a pure function of the step's number.
 
-    module: what is trained. Its state dict is saved, and averaged into the EMA.
+    module: what is trained. Its state dict is saved, and averaged into the EMA. A task that reads from disks
+    also has `evidence`: words by kind that tell what it reads from anything else, see `folder.claimed`.
     """
 
     module: nn.Module

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from univid.config import ModelConfig, TemporalConfig
+from univid.messages import shown
 from univid.presets import PRESETS, TINY
 
 
@@ -19,3 +20,14 @@ ABLATIONS = {
     "temporal attention only": _with(replace(PYRAMID, conv_kernels=(), segment_frames=())),
 }
 CONFIGS = PRESETS | ABLATIONS
+
+
+def config_of(preset: str) -> ModelConfig:
+    """The model of a preset or of a row of the ablation.
+
+    Raises:
+        ValueError: there is none of that name.
+    """
+    if preset not in CONFIGS:
+        raise ValueError(f"preset must be one of {', '.join(CONFIGS)}, got {shown(preset)!r}.")
+    return CONFIGS[preset]

@@ -4,6 +4,7 @@ The VAE and the towers are frozen by then, so latents and caption tokens are com
 """
 
 import hashlib
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,10 +14,12 @@ from tqdm import tqdm
 
 from training import distributed
 from training.data import shapes
-from training.state import atomic
 from univid.encoders import ImageEncoder, TextEncoder
+from univid.files.output import new_file
+from univid.messages import shown
 from univid.vae import Autoencoder
 
+log = logging.getLogger(__name__)
 EMPTY = ""
 
 
@@ -43,12 +46,29 @@ def prepare(
     for tensor in (*vae.state_dict().values(), *vision.state_dict().values()):
         digest.update(tensor.numpy().tobytes())
     path = folder / f"features_{digest.hexdigest()[:12]}_{seed}_{clips}x{frames}.pt"
-    if distributed.rank() == 0 and not path.exists():  # one process writes, the others wait for it
-        folder.mkdir(parents=True, exist_ok=True)
-        with atomic(path) as temporary:
-            torch.save(vars(_compute(vae, vision, seed, clips, frames)), temporary)
+    # One process writes, the others wait for it.
+    if distributed.rank() == 0 and _kept(path, clips, frames) is None:
+        found = _compute(vae, vision, seed, clips, frames)
+        with new_file(path) as temporary, open(temporary, "wb") as file:
+            torch.save(vars(found), file)
     distributed.barrier()
-    return Features(**torch.load(path, weights_only=True, mmap=True))
+    found = _kept(path, clips, frames)
+    if found is None:
+        raise ValueError(f"{shown(path)} cannot be read, though it was just written; look at the disk.")
+    return found
+
+
+def _kept(path: Path, clips: int, frames: int) -> Features | None:
+    """What the cache holds; None if there is none, or a damaged one."""
+    try:
+        found = Features(**torch.load(path, weights_only=True, mmap=True))
+        right = found.latents.shape[::2][:2] == (clips, frames) and len(found.scenes) == clips
+        return found if right and found.image_tokens.shape[:2] == (clips, frames) else None
+    except MemoryError:
+        raise
+    except Exception as error:  # a damaged file makes PyTorch raise many things
+        log.debug("%s is made anew: %s", path, error)
+        return None
 
 
 @torch.inference_mode()

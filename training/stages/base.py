@@ -1,5 +1,6 @@
 """The model that a run starts from, and its frozen parts, which turn pixels and words into latents."""
 
+import hashlib
 from collections import OrderedDict
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from univid.pipeline import grey_tokens
 from univid.presets import PRESETS, PROFILES
 from univid.unet import UNet
 
+PLACES = 64  # of a file, where a few bytes are looked at
 KEPT_CAPTIONS = 256  # tokens of one take 0.3 MB at full size
 CHUNK = 8  # frames at a time in the autoencoder, and pictures in the vision tower
 
@@ -56,6 +58,25 @@ def describe_base(base: str) -> tuple[ModelConfig, SamplingProfile]:
         return PRESETS[base], PROFILES[base]
     opened = open_checkpoint(_path(base))
     return opened.config, opened.profile
+
+
+def base_evidence(base: str) -> str:
+    """Words that tell a base from another one, wherever it lies: its bytes, and a digest of some of them."""
+    if base in PRESETS:
+        return f"preset {base}"
+    path = _path(base)
+    files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+    digest, total = hashlib.sha256(), 0
+    for file in files:
+        size = file.stat().st_size
+        total += size
+        name = file.relative_to(path).as_posix() if path.is_dir() else ""
+        digest.update(f"{name} {size} ".encode())
+        with open(file, "rb") as opened:
+            for place in range(PLACES):  # the first bytes describe all tensors, the others are some weights
+                opened.seek(place * size // PLACES)
+                digest.update(opened.read(4096))
+    return f"a file of {total:,} bytes ({digest.hexdigest()[:12]})"
 
 
 def _path(base: str) -> Path:

@@ -21,7 +21,7 @@ from univid.unet import UNet
 from univid.video import read_image
 
 from . import drawing
-from .base import Encoders, load_base
+from .base import Encoders, base_evidence, load_base
 from .building import Builder, Streams
 from .conditions import Mode, draw_modes
 from .denoising import (
@@ -53,6 +53,7 @@ class DenoiseTask:
         self.schedule = NoiseSchedule(self.config.schedule)
         self.modes = modes_of(options, base)
         self.feed = Feed(recipe, options.data, options.loss_weights, root / recipe.name)
+        self.evidence = self.feed.evidence | {"base": base_evidence(options.base)}
         self.module: UNet = build_network(options, base, recipe.seed, root)
         if (
             options.lora is not None and options.frozen_dtype == recipe.dtype

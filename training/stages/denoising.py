@@ -40,7 +40,7 @@ def spread_timesteps(
     """
     spread = (offset + indices / size) % 1
     spread = shift * spread / (1 + (shift - 1) * spread)
-    return (spread * num_timesteps).long()
+    return (spread * num_timesteps).long().clamp(max=num_timesteps - 1)  # from 3 on, a shift may round to 1
 
 
 def step_offset(seed: int, stream: str, step: int) -> Tensor:

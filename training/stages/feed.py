@@ -18,7 +18,6 @@ from training.data.samples import MODALITIES, Example, PreparedExample, Source
 from training.data.sources import open_source
 from training.data.stream import KINDS, Stream
 from training.rng import seed_for
-from training.state import atomic
 from univid.model import UniVid
 
 
@@ -54,45 +53,36 @@ def check_prepared(data: DataConfig, model: UniVid) -> None:
                 Manifest.read(path).check(model.config.unet, data, weights)
 
 
-def check_unchanged(sources: Mapping[str, Source], path: Path) -> None:
-    """Compare what there is to read with the other processes, and with the run's beginning: `path`.
+def evidence_of(sources: Mapping[str, Source]) -> dict[str, str]:
+    """Words by which to see that there is the same to read, wherever it lies: see `folder.claimed`.
 
-    A sample's place in the run follows from how many there are in each shard and bucket.
+    A sample's place in the run follows from how many there are in each shard and bucket, in which order.
 
     Raises:
-        ValueError: other numbers of samples there.
+        ValueError: the processes see other numbers of samples.
     """
-    seen = {kind: _fingerprint(source) for kind, source in sorted(sources.items())}
+    seen = {}
+    for kind, source in sorted(sources.items()):
+        counts = np.ascontiguousarray(source.counts(), dtype="<i8")
+        seen[kind] = f"{counts.sum()} samples ({_digest(counts.tobytes())})"
+        seen[f"{kind} names"] = f"files ({_digest(json.dumps(source.names()).encode())})"
     if len(others := set(distributed.gathered(json.dumps(seen)))) > 1:
         raise ValueError(
             f"expected the same data in all processes, got {' and '.join(sorted(others))}; "
             "look at the log for what some of them could not read."
         )
-    if distributed.rank():
-        return
-    begun = json.loads(path.read_text()) if path.exists() else {}
-    if changed := [kind for kind in seen if begun.get(kind, seen[kind]) != seen[kind]]:
-        raise ValueError(
-            f"the run in {path.parent} was begun with {', '.join(f'{begun[k]} of {k}' for k in changed)}, "
-            f"there are now {', '.join(f'{seen[k]} of {k}' for k in changed)}; put the data back, or take "
-            "another name for the run."
-        )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic(path) as temporary:
-        temporary.write_text(json.dumps(begun | seen))
+    return seen
 
 
-def _fingerprint(source: Source) -> str:
-    """How many samples there are, and a digest of where."""
-    counts = np.ascontiguousarray(source.counts(), dtype="<i8")
-    return f"{counts.sum()} samples ({hashlib.sha256(counts.tobytes()).hexdigest()[:12]})"
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:12]
 
 
 class Feed:
     """A run's examples. It goes on from step to step; asked for another one, it begins there anew.
 
     loss_weights: by modality; what does not count is not even decoded. folder: of the run, for its list of
-        bad samples.
+        bad samples. evidence: of what there is to read.
     """
 
     def __init__(self, recipe: Recipe, data: DataConfig, loss_weights: Mapping[str, float], folder: Path):
@@ -103,7 +93,7 @@ class Feed:
             if recipe.batch.get(modality) and loss_weights.get(modality, 1.0)
         }
         self.sources = open_sources(data, list(self.batch))
-        check_unchanged(self.sources, folder / "data.json")
+        self.evidence = evidence_of(self.sources)
         self.stream = Stream(data, recipe.seed, self.batch, self.sources)
         self.bad = BadSamples(folder, self.stream, distributed.rank())
         self.plan = [

@@ -10,7 +10,7 @@ from training.config import Recipe
 from training.data.samples import MODALITIES
 from training.lora import add_lora, save_lora
 from training.options import DenoiseOptions
-from training.state import load
+from training.saved import FINAL, load, take_over
 from univid import checkpoints
 from univid.model import UniVid
 from univid.unet import UNet
@@ -85,7 +85,7 @@ def build_network(options: DenoiseOptions, base: UniVid, seed: int, root: Path) 
     """A network of its own, in float32, with what the stage trains of it marked."""
     stage, unet = STAGES[options.stage], trainable(base.unet)
     if options.start is not None:
-        _take_over(unet, stage, base, options, root / options.start / "final.pt")
+        _take_over(unet, stage, base, options, root / options.start / FINAL)
     if options.lora is not None:
         add_lora(unet, options.lora, seed)
     for name, parameter in unet.named_parameters():
@@ -133,7 +133,7 @@ def write_result(
     options: DenoiseOptions = recipe.options
     base = load_base(options.base, recipe.seed)
     unet = build_network(options, base, recipe.seed, root)
-    unet.load_state_dict(unet.state_dict() | dict(state))
+    take_over(unet, unet.state_dict() | dict(state), root / recipe.name)
     words = {"source": f"python -m training: {recipe.name}, {options.stage} of {options.base}"}
     if options.lora is not None:
         kept = {key: base.info[key] for key in ("licence",) if key in base.info}

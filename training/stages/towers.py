@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from training.config import Recipe
 from training.data import shapes
 from training.distributed import share
-from training.state import load
+from training.saved import FINAL, load, take_over
 from training.task import MicroBatch, parameter_groups
 from univid.encoders import ImageEncoder, TextEncoder, preprocess
 from univid.presets import TINY
@@ -52,8 +52,8 @@ class Towers(nn.Module):
 
 def frozen_towers(folder: Path) -> Towers:
     """The finished towers of a run, ready for the next stages."""
-    towers = Towers()
-    towers.load_state_dict(load(folder / "final.pt")["ema"])
+    towers, path = Towers(), folder / FINAL
+    take_over(towers, load(path)["ema"], path)
     return towers.eval().requires_grad_(False)
 
 

@@ -15,9 +15,9 @@ from training import distributed
 from training.config import Recipe
 from training.data import features, shapes
 from training.rng import generator
-from training.state import load
+from training.saved import FINAL, load, take_over
 from training.task import MicroBatch, parameter_groups
-from training.variants import CONFIGS
+from training.variants import config_of
 from univid.attention import attention
 from univid.conditioning import Conditioning
 from univid.diffusion import NoiseSchedule
@@ -47,7 +47,7 @@ class UNetTask:
     def __init__(self, recipe: Recipe, root: Path, stage: Stage):
         options = recipe.options
         self.recipe, self.stage = recipe, stage
-        self.config = CONFIGS[options.preset]
+        self.config = config_of(options.preset)
         self.schedule = NoiseSchedule(self.config.schedule)
         self.vae = frozen_vae(root / options.vae)
         self.towers = frozen_towers(root / options.towers)
@@ -62,14 +62,18 @@ class UNetTask:
         self.module = UNet(self.config.unet, attention=attention_in_float32)
         if options.start is None:
             initialize(self.module, recipe.seed)
-        elif options.start_spatial_only:
-            initialize(self.module, recipe.seed)
-            saved = load(root / options.start / "final.pt")["ema"]
-            own = self.module.state_dict()
-            self.module.load_state_dict(own | {name: saved[name] for name in own if not is_temporal(name)})
         else:
-            self.module.load_state_dict(load(root / options.start / "final.pt")["ema"])
-            stage.begin(self.module, self.towers.vision)
+            path = root / options.start / FINAL
+            weights = load(path)["ema"]
+            if options.start_spatial_only:
+                initialize(self.module, recipe.seed)
+                own = self.module.state_dict()
+                weights = own | {
+                    name: w for name, w in weights.items() if name in own and not is_temporal(name)
+                }
+            take_over(self.module, weights, path)
+            if not options.start_spatial_only:
+                stage.begin(self.module, self.towers.vision)
         for name, parameter in self.module.named_parameters():
             parameter.requires_grad_(stage.trains(name))
 

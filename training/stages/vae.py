@@ -13,7 +13,7 @@ from training.data import shapes
 from training.distributed import share
 from training.metrics.scorer import agreement, read
 from training.rng import generator
-from training.state import load
+from training.saved import FINAL, load, take_over
 from training.task import MicroBatch
 from univid.presets import TINY
 from univid.vae import Autoencoder
@@ -71,9 +71,8 @@ def reconstruction_figures(vae: Autoencoder, clips: int) -> dict[str, float]:
 
 def frozen_vae(folder: Path) -> Autoencoder:
     """The finished autoencoder of a run, its latents scaled, ready for the next stages."""
-    saved = load(folder / "final.pt")
-    vae = Autoencoder(TINY.vae)
-    vae.load_state_dict(saved["ema"])
+    vae, path = Autoencoder(TINY.vae), folder / FINAL
+    take_over(vae, load(path)["ema"], path)
     frames, _ = shapes.batch(range(256), seed=VALIDATION_SEED, scenes=shapes.SCENES, stills=True)
     fold_scale(vae, rearrange(shapes.to_video(frames), "b c 1 h w -> b c h w"))
     return vae.eval().requires_grad_(False)
