@@ -20,12 +20,14 @@ import torch
 from tqdm import tqdm
 
 from univid.dtypes import DTYPES, dtype_of
+from univid.messages import shown
 
 from . import distributed
+from .config import endless_fields
 from .data.config import DataConfig, SourceConfig
 from .data.encode import Decoded, Encoder, Window, decode_sample
 from .data.manifest import PARTS, Manifest, digests
-from .data.output import claimed, list_bad, records, writing
+from .data.output import claimed, list_bad, read_record, records, writing
 from .data.prepared import ShardWriter
 from .data.samples import BadSample, Bucket
 from .data.sources import Shards, open_source
@@ -33,7 +35,7 @@ from .stages.base import Encoders, load_base
 
 KINDS = {"images": "image", "clips": "clip"}  # fields of PrepareConfig and folders of `out`: kinds of sources
 ENOUGH = 20  # bad samples, before their share may stop a run that is not over
-LISTED = 10  # bad samples that an error names
+LISTED = 3  # bad samples that an error names
 log = logging.getLogger(__name__)
 
 
@@ -76,7 +78,8 @@ class PrepareConfig:
 
     def __post_init__(self):
         DataConfig(  # which checks them
-            buckets=self.buckets, min_frames=self.min_frames, max_frames=self.frames, fps=self.fps
+            buckets=self.buckets, min_frames=self.min_frames, max_frames=self.frames, fps=self.fps,
+            max_bad_share=self.max_bad_share,
         )  # fmt: skip
         if self.images is None and self.clips is None:
             raise ValueError("expected images or clips to prepare, got neither; name a folder or tar shards.")
@@ -86,6 +89,8 @@ class PrepareConfig:
             raise ValueError(
                 f"references must be between 1 and the {self.frames} frames, got {self.references}."
             )
+        if bad := sorted(endless_fields(asdict(self))):
+            raise ValueError(f"expected finite numbers, got others for {shown(', '.join(bad))}; change them.")
 
     @property
     def window(self) -> Window:
@@ -147,7 +152,8 @@ def prepare(config: PrepareConfig, *, progress: bool = True) -> Summary:
         },
         shards={name: _names(source) for name, source in sources.items()},
     )
-    with claimed(config.out, manifest):
+    earlier = {name: _names(source, folders=True) for name, source in sources.items()}
+    with claimed(config.out, manifest, earlier):
         encoders = Encoders(model, dtype_of(config.work.precision))
         encoders.device = torch.device(config.work.device)
         encoder = Encoder(encoders, dtype_of(config.dtype))
@@ -176,9 +182,8 @@ class Job:
         return self.source.kind == "clip"
 
     def finished(self) -> bool:
-        return self.record.exists() and (
-            self.tar.exists() or not json.loads(self.record.read_text())["samples"]
-        )
+        record = read_record(self.record)
+        return record is not None and (self.tar.exists() or not record["samples"])
 
     def samples(self) -> Iterator[tuple[int, int]]:
         """(bucket, index) of each sample, by bucket: those of one size follow each other."""
@@ -199,10 +204,16 @@ def _jobs(folder: Path, source: Shards, work: WorkConfig) -> Iterator[Job]:
             yield Job(folder / f"{shard:05d}_{part:05d}.tar", source, shard, begin, end)
 
 
-def _names(source: Shards) -> str:
-    """A digest of what decides which sample goes where: the shards' names, and what folders hold."""
+def _names(source: Shards, folders: bool = False) -> str:
+    """A digest of what decides which sample goes where: the tars' names, and what folders hold.
+
+    folders: also by the folders' own names, as it was before they could be moved.
+    """
     counts = source.counts()
-    shards = [(p.name, counts[:, i].tolist() if p.is_dir() else None) for i, p in enumerate(source.paths)]
+    shards = [
+        (p.name if folders or not p.is_dir() else "", counts[:, i].tolist() if p.is_dir() else None)
+        for i, p in enumerate(source.paths)
+    ]
     return hashlib.sha256(json.dumps(shards).encode()).hexdigest()
 
 
@@ -307,9 +318,10 @@ def _groups(samples: Iterable[Decoded], frames: int) -> Iterator[list[Decoded]]:
 
 
 def _too_many(bad: int, seen: int, path: Path, reasons: list[str]) -> ValueError:
+    last = "; ".join(shown(reason, 50) for reason in reasons[-LISTED:])
     return ValueError(
-        f"{bad} of {seen} samples cannot be used, more than max_bad_share allows; {path} names all, the last "
-        f"are: {'; '.join(reasons[-LISTED:])}"
+        f"{bad} of {seen} samples cannot be used, more than max_bad_share allows; raise it to go on, or mend "
+        f"them and prepare into another folder; {shown(path, 60)} names all, the last are: {last}"
     )
 
 

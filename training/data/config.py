@@ -1,9 +1,15 @@
 """Where training data lies and what is taken of it."""
 
+import math
+import os
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 REFERENCES = ("random", "first")
+MOST_FRAMES = 100_000  # of a clip
+MOST_SIDE = 8192  # pixels of a bucket
 
 
 @dataclass(frozen=True)
@@ -14,6 +20,11 @@ class SourceConfig:
     caption: str = "txt"  # the member that holds it, or "json:key"
     at_least: Mapping[str, float] = field(default_factory=dict)  # by key of the sample's json: "aesthetic"
     at_most: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self):
+        limits = [*self.at_least.values(), *self.at_most.values()]
+        if any(math.isnan(limit) for limit in limits):
+            raise ValueError(f"at_least and at_most must be numbers, got {limits}.")
 
 
 @dataclass(frozen=True)
@@ -36,14 +47,27 @@ class DataConfig:
     def __post_init__(self):
         if self.reference not in REFERENCES:
             raise ValueError(f"reference must be one of {REFERENCES}, got {self.reference!r}.")
-        if not 1 <= self.min_frames <= self.max_frames:
+        if not 1 <= self.min_frames <= self.max_frames <= MOST_FRAMES:
             raise ValueError(
-                f"expected 1 <= min_frames <= max_frames, got {self.min_frames} and {self.max_frames}."
+                f"expected 1 <= min_frames <= max_frames <= {MOST_FRAMES:,}, got {self.min_frames} and "
+                f"{self.max_frames}."
             )
-        if bad := [bucket for bucket in self.buckets if any(side < 64 or side % 64 for side in bucket)]:
-            raise ValueError(f"the sides of a bucket must be multiples of 64, got {bad}.")
-        if self.fps <= 0 or self.pool < 1 or self.workers < 0:
+        if bad := [b for b in self.buckets if any(not 64 <= side <= MOST_SIDE or side % 64 for side in b)]:
+            raise ValueError(f"sides of buckets are multiples of 64, at most {MOST_SIDE}, got {bad[:3]}.")
+        if not self.buckets:
+            raise ValueError("expected at least one bucket, got none; name one as height and width.")
+        if not 0 < self.fps < math.inf or self.pool < 1 or self.workers < 0:
             raise ValueError(
                 f"expected fps above 0, pool at least 1 and workers at least 0, "
                 f"got {self.fps}, {self.pool} and {self.workers}."
             )
+        if not 0 <= self.max_bad_share <= 1:
+            raise ValueError(f"max_bad_share must be from 0 to 1, got {self.max_bad_share}.")
+
+
+def cache_folder() -> Path:
+    """The user's own folder for what can be made again: $XDG_CACHE_HOME/univid, or ~/.cache/univid."""
+    home = os.path.expanduser("~")
+    if not os.path.isabs(home):  # of a user whom the system does not know, as containers have them
+        home = tempfile.gettempdir()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path(home, ".cache")) / "univid"  # empty is as not set

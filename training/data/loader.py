@@ -1,6 +1,7 @@
 """Samples decoded ahead by other processes, in the order in which the run asks for them."""
 
 import json
+import logging
 import math
 import multiprocessing
 import os
@@ -15,13 +16,17 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
+from univid.messages import shown
+from univid.signals import SIGNALS
+
 from .samples import Example, PreparedExample
 from .stream import Stream
 
 Request = tuple[str, int, Sequence[int]]  # modality, step, and which samples of the step's global batch
 MOST_AHEAD = 256  # samples; each holds up to three of the files that a process may have open, often 1,024
-LISTED = 10  # bad samples that an error names
+LISTED = 3  # bad samples that an error names
 ENOUGH = 1000  # samples before which a share of bad ones says little
+log = logging.getLogger(__name__)
 
 
 def load(
@@ -111,8 +116,12 @@ class _Samples(Dataset):
 
 
 def _start_worker(number: int) -> None:
-    """Leave Ctrl-C and the first SIGTERM to the main process, which finishes its step and saves."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Leave Ctrl-C, a closed terminal and the first SIGTERM to the main process, which finishes its step and
+    saves.
+    """
+    for name in {*SIGNALS} - {"SIGTERM"}:
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))
 
 
@@ -158,16 +167,24 @@ class BadSamples:
         self.seen[modality] += len(examples) + len(reasons)
         if not reasons:
             return
-        rows = ({"step": step, "modality": modality, "reason": reason} for reason in reasons)
-        self.path.parent.mkdir(parents=True, exist_ok=True)  # on another machine it may not be there
-        with open(self.path, "a", encoding="utf-8") as file:
-            file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+        self._note({"step": step, "modality": modality, "reason": reason} for reason in reasons)
         found = self.found[modality]
         found.update((reason.split(": ")[0], reason) for reason in reasons)
         among = min(max(self.seen[modality], ENOUGH), self.sizes[modality])
         if len(found) > self.max_share * among:
+            last = "; ".join(shown(reason, 50) for reason in list(found.values())[-LISTED:])
             raise ValueError(
                 f'{len(found)} samples of "{modality}" cannot be used, more than {self.max_share:.0%} of '
-                f"{among}; mend or remove them, or raise data.max_bad_share. {self.path} names all, the last "
-                f"are: {'; '.join(list(found.values())[-LISTED:])}"
+                f"{among}; raise options.data.max_bad_share to go on, or mend or remove them for a run of "
+                f"another name; {shown(self.path, 60)} names all, the last are: {last}"
             )
+
+    def _note(self, rows: Iterable[dict]) -> None:
+        """Write rows into `bad.jsonl`; like every log it may fail without ending the run."""
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)  # on another machine it may not be there
+            # names of files may hold bytes that are no letters
+            with open(self.path, "a", encoding="utf-8", errors="backslashreplace") as file:
+                file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+        except OSError as error:
+            log.warning("%s cannot be written (%s)", shown(self.path), error.strerror or error)

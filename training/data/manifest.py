@@ -10,6 +10,8 @@ from typing import Any, ClassVar
 import torch
 
 from univid.config import UNetConfig
+from univid.files.regular import read_json
+from univid.messages import shown
 from univid.model import UniVid
 
 from .config import DataConfig
@@ -42,9 +44,25 @@ class Manifest:
         """
         file = folder_of(path) / cls.NAME
         try:
-            return cls(**json.loads(file.read_text()))
-        except (OSError, ValueError, TypeError) as error:
-            raise ValueError(f"{file} cannot be read ({error}); prepare the data again.") from error
+            found = cls(**read_json(file))
+            right = found._sound()
+        except (ValueError, TypeError, AttributeError, LookupError):
+            right = False
+        if not right:
+            raise ValueError(f"{shown(file)} is damaged; put it back from a copy, or prepare the data again.")
+        return found
+
+    def _sound(self) -> bool:
+        """Whether all is there that `check` looks at, and of its kind."""
+        buckets, fps, frames = (self.settings[name] for name in ("buckets", "fps", "frames"))
+        texts = [self.weights[part] for part in PARTS] + list(self.shards.values())
+        numbers = [self.widths[name] for name in ("latents", "text", "image")]
+        numbers += [frames, *(side for height, width in buckets for side in (height, width))]
+        return (
+            all(isinstance(text, str) for text in texts)
+            and all(type(number) is int for number in numbers)
+            and isinstance(fps, int | float)
+        )
 
     def to_dict(self) -> dict:
         """JSON values only."""

@@ -6,6 +6,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,12 +18,25 @@ from .samples import BadSample
 
 PREPARED = "safetensors"
 EXTENSIONS = {  # by kind; of several media in one sample the first of these is taken
-    "image": ("jpg", "jpeg", "png", "webp", PREPARED),
-    "clip": ("mp4", "mov", "webm", "mkv", "avi", "gif", PREPARED),
-}
+    "image": (
+        "jpg", "jpeg", "png", "webp", PREPARED,
+        "jpe", "jfif", "bmp", "tif", "tiff", "ppm", "pgm", "avif",
+    ),
+    "clip": (
+        "mp4", "mov", "webm", "mkv", "avi", "gif", PREPARED,
+        "m4v", "mpg", "mpeg", "ts", "mts", "m2ts", "vob", "wmv", "asf", "flv", "f4v", "3gp", "3g2", "ogv",
+    ),
+}  # fmt: skip
 MEDIA = frozenset(extension for extensions in EXTENSIONS.values() for extension in extensions)
+SIDECARS = frozenset(("txt", "json", "jsonl", "csv", "parquet", "npz", "npy", "tar", "srt", "vtt", "cls"))
+CAPTION_BYTES = 2**16  # a tower reads some 77 words of them
+JSON_BYTES = 2**24
+DEEPEST = 100  # lists and objects of a json within each other
+NAMES = 1000  # numbers, and texts, that the jsons of a shard may have names for; a column is kept of each
+LONGEST = 200  # characters of such a name
 NAME = re.compile(r"((?:.*/)?[^./]+)\.([^/]*)", re.DOTALL)
 UNKNOWN = (0, 0)
+TURNED = (90, -90, 270, -270)  # degrees
 
 
 def split_name(name: str) -> tuple[str, str] | None:
@@ -48,7 +62,38 @@ def parse_json(data: bytes | None) -> dict[str, Any]:
         raise BadSample("its json does not parse") from error
     if not isinstance(meta, dict):
         raise BadSample("its json is not an object")
+    if _deep(meta):
+        raise BadSample(f"its json is nested more than {DEEPEST} deep")
     return meta
+
+
+def _deep(value: Any) -> bool:
+    """Whether a value is nested so deep that not everything that works through it can."""
+    level = [value]
+    for _ in range(DEEPEST):
+        level = [inner for held in level for inner in (held.values() if isinstance(held, dict) else held)]
+        level = [inner for inner in level if isinstance(inner, dict | list)]
+        if not level:
+            return False
+    return True
+
+
+def read_small(path: Path, most: int) -> bytes:
+    """A file of at most `most` bytes.
+
+    Raises:
+        BadSample: it is larger. OSError: it cannot be read.
+    """
+    with open(path, "rb") as file:
+        data = file.read(most + 1)
+    check_small(path.suffix[1:], len(data), most)
+    return data
+
+
+def check_small(what: str, size: int, most: int) -> None:
+    """Refuse a caption or json that is none, before it fills the memory."""
+    if size > most:
+        raise BadSample(f"its {what} has more than {most:,} bytes")
 
 
 def json_key(where: str) -> str | None:
@@ -90,16 +135,19 @@ def size_in_json(meta: Mapping[str, Any]) -> tuple[int, int]:
         if isinstance(stream, dict) and stream.get("codec_type") == "video":
             width, height = _size(stream.get("width"), stream.get("height"))
             sides = stream.get("side_data_list")
-            turns = (
-                [s.get("rotation") for s in sides if isinstance(s, dict)] if isinstance(sides, list) else []
-            )
-            return (height, width) if {90, -90, 270, -270} & set(turns) else (width, height)
+            sides = sides if isinstance(sides, list) else []
+            turned = any(isinstance(s, dict) and s.get("rotation") in TURNED for s in sides)
+            return (height, width) if turned else (width, height)
     return UNKNOWN
 
 
 def _size(width: Any, height: Any) -> tuple[int, int]:
-    fits = all(isinstance(side, int | float) and 1 <= side < 2**31 for side in (width, height))
-    return (int(width), int(height)) if fits else UNKNOWN
+    return (int(width), int(height)) if is_side(width) and is_side(height) else UNKNOWN
+
+
+def is_side(side: Any) -> bool:
+    """Whether a value can be a number of pixels."""
+    return isinstance(side, int | float) and not isinstance(side, bool) and 1 <= side < 2**31
 
 
 def measure(media: Media, extension: str) -> tuple[int, int]:
@@ -150,13 +198,15 @@ def collect(
             meta = {}
         sizes[sample] = size(sample, meta)
         for key, value in meta.items():
-            if (
-                isinstance(value, int | float) and abs(value) <= sys.float_info.max
-            ):  # not NaN, no endless integer
-                if key not in columns:
+            if len(key) > LONGEST:
+                continue
+            # not NaN, no endless integer
+            if isinstance(value, int | float) and abs(value) <= sys.float_info.max:
+                if key not in columns and len(columns) < NAMES:
                     columns[key] = np.full(number, np.nan)
-                columns[key][sample] = value
-            elif isinstance(value, str) and value.strip():
+                if key in columns:
+                    columns[key][sample] = value
+            elif isinstance(value, str) and value.strip() and (key in texts or len(texts) < NAMES):
                 texts[key] += 1
     numbers = np.stack(list(columns.values()), axis=1) if columns else np.zeros((number, 0))
     return Facts(sizes, tuple(columns), numbers, dict(texts))

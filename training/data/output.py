@@ -7,32 +7,41 @@ images/  clips/    00000.tar, and 00000.json: its checksum, how many samples it 
 import contextlib
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+import logging
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from tqdm import tqdm
 
 from training import distributed
 from training.config import differing_fields
-from training.folder import LOCK, held
-from training.state import atomic, purge
+from training.folder import LOCK, held, write_json
+from training.saved import purge
+from univid.files.output import new_file
+from univid.files.regular import read_json
+from univid.messages import shown
 
 from .manifest import Manifest
 
 BLOCK = 2**22  # bytes read at a time
+log = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
-def claimed(out: Path, manifest: Manifest) -> Iterator[None]:
+def claimed(out: Path, manifest: Manifest, earlier: Mapping[str, str]) -> Iterator[None]:
     """Make `out` this data's own while the block runs, and remove what a killed run left half written.
 
-    Every process holds a lock of its own, and a run begins when all of those before are open.
+    Every process holds a lock of its own, and a run begins when all of those before are open. earlier: the
+    manifest's `shards` as an earlier version wrote them.
+
+    Raises:
+        ValueError: another run is at work there, or the folder holds other data.
     """
     folders = (out, *(out / name for name in manifest.shards))
-    for folder in folders:
-        folder.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
         if distributed.rank() == 0:
+            for folder in folders:
+                folder.mkdir(parents=True, exist_ok=True)
             stack.enter_context(held(out / LOCK))
             for other in out.glob(f"{LOCK}_*"):
                 with held(other):
@@ -40,50 +49,66 @@ def claimed(out: Path, manifest: Manifest) -> Iterator[None]:
             for folder in folders:
                 purge(folder)
             if not (out / Manifest.NAME).exists():
-                with writing(out / Manifest.NAME) as path:
-                    path.write_text(json.dumps(manifest.to_dict(), indent=2) + "\n")
+                write_json(out / Manifest.NAME, manifest.to_dict())
         distributed.barrier()
         if distributed.rank():
             stack.enter_context(held(out / f"{LOCK}_{distributed.rank()}"))
-        differing = differing_fields(Manifest.read(out).to_dict(), manifest.to_dict())
+        kept = Manifest.read(out).to_dict()
+        for name, digest in earlier.items():
+            if kept["shards"].get(name) == digest:
+                kept["shards"][name] = manifest.shards[name]
+        differing = differing_fields(kept, manifest.to_dict())
         if differing:
             raise ValueError(
-                f"{out} holds data of other settings or shards ({', '.join(differing)}); take another "
-                "folder, or put them back to go on."
+                f"{shown(out)} holds data of other settings or shards ({shown(', '.join(differing))}); take "
+                "another folder, or put them back to go on."
             )
         yield
 
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[Path]:
-    """`state.atomic`, that leaves nothing behind and explains a full disk."""
+    """`new_file`, with words on what is there already."""
     try:
-        with atomic(path) as temporary:
-            try:
-                yield temporary
-            except BaseException:
-                temporary.unlink(missing_ok=True)
-                raise
-    except OSError as error:
-        raise ValueError(
-            f"cannot write {path} ({error.strerror or error}); the shards before it are whole: make room and "
-            "run it again to go on."
-        ) from error
+        with new_file(path) as temporary:
+            yield temporary
+    except ValueError as error:
+        reason = str(error).rpartition(";")[0] or str(error)  # without the advice to name another output
+        raise ValueError(f"{reason}; the shards before it are whole: make room and run it again.") from error
+
+
+def read_record(path: Path) -> dict | None:
+    """What stands beside a finished tar; None if there is nothing, or nothing of ours."""
+    if not path.exists():
+        return None
+    try:
+        record = read_json(path)
+    except ValueError:
+        record = {}
+    numbers = all(
+        type(record.get(name)) is int and record[name] >= 0 for name in ("bytes", "samples", "short")
+    )
+    bad = record.get("bad")
+    reasons = isinstance(bad, list) and all(isinstance(reason, str) for reason in bad)
+    if numbers and reasons and isinstance(record.get("sha256"), str):
+        return record
+    log.warning("%s is damaged and counts as missing", shown(path))
+    return None
 
 
 def records(out: Path) -> dict[Path, dict]:
     """What stands beside the finished tars, by its path."""
     paths = sorted(path for path in out.glob("*/*.json") if not path.name.startswith("."))
-    return {path: json.loads(path.read_text()) for path in paths}
+    return {path: record for path in paths if (record := read_record(path)) is not None}
 
 
-def list_bad(out: Path, records: Iterable[dict]) -> Path:
+def list_bad(out: Path, records: Iterable[Mapping]) -> Path:
     """Write all bad samples into `bad.jsonl`."""
-    path = out / f"bad_{distributed.rank()}.jsonl"
+    path = out / "bad.jsonl"
     with writing(path) as temporary:
         rows = (json.dumps({"reason": reason}) + "\n" for record in records for reason in record["bad"])
         temporary.write_text("".join(rows))
-    return path.replace(out / "bad.jsonl")
+    return path
 
 
 def verify(out: Path, *, progress: bool = True) -> list[str]:
@@ -94,8 +119,9 @@ def verify(out: Path, *, progress: bool = True) -> list[str]:
     """
     Manifest.read(out)
     tars = {path for path in out.glob("*/*.tar") if not path.name.startswith(".")}
-    problems = [f"{tar} has no checksum beside it" for tar in tars if not tar.with_suffix(".json").exists()]
-    for path, record in tqdm(records(out).items(), desc="verify", unit=" shards", disable=not progress):
+    kept = records(out)
+    problems = [f"{tar} has no checksum beside it" for tar in tars if tar.with_suffix(".json") not in kept]
+    for path, record in tqdm(kept.items(), desc="verify", unit=" shards", disable=not progress):
         tar = path.with_suffix(".tar")
         if tar not in tars:
             if record["samples"]:

@@ -70,6 +70,9 @@ class Source(Protocol):
     def counts(self) -> np.ndarray:
         """Samples that pass the thresholds, of each bucket in each shard: int64 `[buckets shards]`."""
 
+    def names(self) -> list:
+        """What the shards and their files are called, wherever all of it lies: JSON values."""
+
     def read(self, bucket: int, shard: int, index: int) -> Raw:
         """Sample number `index` of a bucket of a shard.
 

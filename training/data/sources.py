@@ -14,19 +14,21 @@ from pathlib import Path
 from stat import S_ISDIR
 
 import numpy as np
-from braceexpand import braceexpand
 from tqdm import tqdm
 
 from training import distributed
+from univid.messages import shown
 
-from .config import SourceConfig
+from .config import SourceConfig, cache_folder
 from .folders import FolderIndex, list_files, open_folder
 from .members import EXTENSIONS, json_key
+from .patterns import expand
 from .samples import BadSample, Bucket, Raw
-from .tars import UNREADABLE, VERSION, TarIndex, open_tar, pack, save_first
+from .tars import VERSION, TarIndex, load_arrays, open_tar, pack, save_first
 
 NOUNS = {"image": "picture", "clip": "clip"}
 THREADS = 8  # that wait for disks
+SHOWN = 6  # suffixes that a message names
 HELD = 96  # shards whose index is kept at hand, about 1 MB each: pools of 16 shards in several buckets
 Index = TarIndex | FolderIndex
 log = logging.getLogger(__name__)
@@ -48,9 +50,7 @@ def open_source(
         ValueError: nothing is there, nothing has a caption, nothing passes the thresholds, a threshold is on
             a number that no sample has, or a metadata.jsonl is wrong.
     """
-    if cache is None:
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "univid"
-    return Shards(config, kind, tuple(buckets), find_shards(config.paths, kind), cache)
+    return Shards(config, kind, tuple(buckets), find_shards(config.paths, kind), cache or cache_folder())
 
 
 def find_shards(patterns: Sequence[str], kind: str) -> list[Path]:
@@ -66,9 +66,10 @@ def find_shards(patterns: Sequence[str], kind: str) -> list[Path]:
         for path in _expand(pattern):
             if path.is_dir():
                 files = list_files(path)
-                tars = [path / file for file in files if file.endswith(".tar")]
+                tars = [path / file for file in files if _is_tar(file)]
                 shards |= dict.fromkeys(tars)
-                if not tars or any(file.lower().endswith(EXTENSIONS[kind]) for file in files):
+                media = tuple(f".{extension}" for extension in EXTENSIONS[kind])
+                if not tars or any(file.lower().endswith(media) for file in files):
                     shards[path] = None
             else:
                 shards[path] = None
@@ -80,23 +81,31 @@ def find_shards(patterns: Sequence[str], kind: str) -> list[Path]:
 def _expand(pattern: str) -> list[Path]:
     whole = os.path.expanduser(pattern)
     if os.path.exists(whole):
-        if not os.path.isdir(whole) and not whole.endswith(".tar"):
+        if not os.path.isdir(whole) and not (os.path.isfile(whole) and _is_tar(whole)):
             raise ValueError(
-                f"expected a folder or a .tar, uncompressed, got {pattern!r}; name one of these."
+                f"expected a folder or a .tar, uncompressed, got {shown(pattern)!r}; name one of these."
             )
         return [Path(whole)]
     found, missing = [], []
-    for name in braceexpand(whole):
+    for name in expand(whole):
         if "*" in name:  # the only wildcard: names with ? and [ stand for themselves
             paths = sorted(glob.glob(glob.escape(name).replace("[*]", "*"), recursive=True))
-            found += [path for path in paths if path.endswith(".tar") or os.path.isdir(path)]
+            found += [path for path in paths if _is_tar(path) or os.path.isdir(path)]
         else:
             (found if os.path.exists(name) else missing).append(name)
     if not found:
-        raise ValueError(f"expected a folder or tars at {pattern!r}, got nothing there; correct the path.")
+        raise ValueError(
+            f"expected a folder or tars at {shown(pattern)!r}, got nothing there; correct the path."
+        )
     if missing:
-        log.warning("%d files of %s are not there, the first is %s", len(missing), pattern, missing[0])
+        log.warning(
+            "%d files of %s are not there, the first is %s", len(missing), shown(pattern), shown(missing[0])
+        )
     return [Path(path) for path in found]
+
+
+def _is_tar(name: str) -> bool:
+    return name.lower().endswith(".tar")
 
 
 @dataclass
@@ -145,7 +154,7 @@ class Shards:
                     (kept,), lambda file: np.savez(file, counts=self._counts, problems=pack(self._problems))
                 )
         for shard, problem in self._problems.items():
-            log.warning("%s: %s", self.paths[shard], problem)
+            log.warning("%s: %s", shown(self.paths[shard]), problem)
 
     def __getstate__(self):
         return self.__dict__ | {"_held": OrderedDict()}
@@ -153,6 +162,13 @@ class Shards:
     def counts(self) -> np.ndarray:
         """Samples of each bucket in each shard, int64 `[buckets shards]`."""
         return self._counts
+
+    def names(self) -> list:
+        """What the shards are called, and the files of folders, wherever all of it lies: JSON values."""
+        return [
+            self._folders[shard].places() if shard in self._folders else "" if path.is_dir() else path.name
+            for shard, path in enumerate(self.paths)
+        ]
 
     def read(self, bucket: int, shard: int, index: int) -> Raw:
         """Sample number `index` of a bucket of a shard.
@@ -219,13 +235,18 @@ class Shards:
         return self.cache / f"counts_{hashlib.sha256(what.encode()).hexdigest()[:24]}.npz"
 
     def _load(self, kept: Path) -> bool:
-        try:
-            with np.load(kept) as file:
-                self._counts, problems = file["counts"], json.loads(file["problems"].tobytes())
-        except UNREADABLE:
+        arrays = load_arrays(kept)
+        counts, problems = arrays.get("counts"), arrays.get("problems")
+        if counts is None or problems is None or counts.shape != self._counts.shape:
             return False
-        self._problems = {int(shard): problem for shard, problem in problems.items()}
-        return True
+        if counts.dtype != np.int64 or (counts < 0).any() or not counts.any():
+            return False
+        try:
+            self._problems = {int(shard): str(text) for shard, text in json.loads(problems.tobytes()).items()}
+        except (ValueError, AttributeError, RecursionError):
+            return False
+        self._counts = counts
+        return all(0 <= shard < len(self.paths) for shard in self._problems)
 
     def _count(self) -> Tally:
         """Count all shards; what they hold together."""
@@ -253,8 +274,10 @@ class Shards:
             source = self._index(shard)
         except (OSError, tarfile.TarError) as error:
             none = np.zeros(len(self.buckets), np.int64)
-            return Tally(none, problem=f"cannot be read: {error}", lasting=not isinstance(error, OSError))
-        facts = source.facts
+            reason = error.strerror if isinstance(error, OSError) else None
+            problem = f"cannot be read: {reason or error}"
+            return Tally(none, problem=problem, lasting=not isinstance(error, OSError))
+        facts, damage = source.facts, source.damage if isinstance(source, TarIndex) else ""
         return Tally(
             np.array([len(samples) for samples in self._select(source)]),
             int(source.media(self.kind).sum()),
@@ -262,39 +285,56 @@ class Shards:
             source.found(),
             Counter(facts.names),
             Counter(facts.texts),
-            source.damage if isinstance(source, TarIndex) else "",
+            "; ".join(filter(None, (damage, _left_out(source.unknown(self.config.caption))))),
         )
 
     def _check(self, total: Tally) -> None:
         noun, place = NOUNS[self.kind], f"data.{self.kind}s"
-        where = ", ".join(self.config.paths)
+        where = shown(", ".join(self.config.paths), 80)
         if not total.media:
-            counts = ", ".join(f"{count} .{suffix}" for suffix, count in total.found.most_common(8))
+            counts = ", ".join(
+                f"{count} .{shown(suffix, 12)}" for suffix, count in total.found.most_common(6)
+            )
             raise ValueError(
-                f"expected {noun}s (.{', .'.join(EXTENSIONS[self.kind])}) in {where}, "
+                f"expected {noun}s (.{', .'.join(EXTENSIONS[self.kind][:SHOWN])} ...) in {where}, "
                 f"got {counts or 'nothing'} and no {noun}"
                 f"{f' ({total.problem})' if total.problem else ''}; correct {place}.paths."
             )
         if not total.captions:
             key = json_key(self.config.caption)
-            wanted = f'"{key}" in its json' if key else f"a .{self.config.caption} of the same name"
-            held = f" The json has words in: {', '.join(sorted(total.texts))}." if total.texts else ""
+            wanted = (
+                f'"{shown(key, 40)}" in its json'
+                if key
+                else f"a .{shown(self.config.caption, 40)} of the same name"
+            )
+            held = f" The json has words in: {_listed(total.texts)}." if total.texts else ""
             raise ValueError(
                 f"expected a caption for every {noun} in {where}, {wanted}, "
                 f"got {total.media} {noun}s and no caption; add them, or set {place}.caption.{held}"
             )
         for name in (*self.config.at_least, *self.config.at_most):
             if name not in total.numbers:
-                held = ", ".join(sorted(total.numbers)) or "no numbers at all"
                 raise ValueError(
-                    f"expected {name!r}, on which {place} sets a threshold, in the json of the samples in "
-                    f"{where}, got {held}; correct the threshold's name."
+                    f"expected {shown(name, 40)!r}, on which {place} sets a threshold, in the json of the "
+                    f"samples in {where}, got {_listed(total.numbers) or 'no numbers at all'}; correct the "
+                    "threshold's name."
                 )
         if not self._counts.any():
+            thresholds = shown(f"at_least {dict(self.config.at_least)}, at_most {dict(self.config.at_most)}")
             raise ValueError(
                 f"expected some of the {total.media} {noun}s in {where} to pass the thresholds, got none; "
-                f"loosen {place}: at_least {dict(self.config.at_least)}, at_most {dict(self.config.at_most)}."
+                f"loosen {place}: {thresholds}."
             )
+
+
+def _listed(names: Counter[str]) -> str:
+    return shown(", ".join(sorted(names)), 80)
+
+
+def _left_out(unknown: Counter[str]) -> str:
+    """What has a caption and is of no known kind."""
+    counts = ", ".join(f"{count} .{shown(suffix, 12)}" for suffix, count in unknown.most_common(6))
+    return f"passed over {counts}, which have captions and a suffix of no known kind" if counts else ""
 
 
 def nearest_buckets(sizes: np.ndarray, buckets: Sequence[Bucket]) -> np.ndarray:

@@ -4,7 +4,6 @@ img2dataset and video2dataset write them: 000123.jpg (or .mp4), 000123.txt, 0001
 The index is made by one walk over the tar and kept beside it.
 """
 
-import contextlib
 import functools
 import hashlib
 import io
@@ -13,20 +12,25 @@ import logging
 import os
 import tarfile
 import threading
-import uuid
-import zipfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
+from univid.files.output import new_file
+from univid.messages import shown
+
 from .members import (
+    CAPTION_BYTES,
     EXTENSIONS,
+    JSON_BYTES,
     MEDIA,
+    SIDECARS,
     Facts,
+    check_small,
     collect,
     json_key,
     measure,
@@ -36,10 +40,10 @@ from .members import (
     split_name,
 )
 from .samples import BadSample, Raw
+from .walk import Window, read_at, walk
 
-VERSION = 1  # of the index files; others are made anew
-UNREADABLE = (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile)  # of a file that NumPy wrote
-BLOCK = 512  # a tar consists of these; zeros mark its end
+VERSION = 2  # of the index files; others are made anew
+MEDIUM_BYTES = 2**31  # of a clip in a tar, which is read into memory
 # NumPy parses its headers with `ast`, which in Python 3.11 now and then fails in threads (cpython 106905).
 ONE_AT_A_TIME = threading.Lock()
 log = logging.getLogger(__name__)
@@ -67,7 +71,11 @@ class TarIndex:
 
     def media(self, kind: str) -> np.ndarray:
         """Which samples have a picture, or a clip: bool `[n]`."""
-        wanted = [i for i, suffix in enumerate(self.suffixes) if suffix in EXTENSIONS[kind]]
+        return self._holding(EXTENSIONS[kind])
+
+    def _holding(self, names: Collection[str]) -> np.ndarray:
+        """Which samples have a member of any of these suffixes: bool `[n]`."""
+        wanted = [i for i, suffix in enumerate(self.suffixes) if suffix in names]
         held = np.zeros(len(self.keys), bool)
         held[self.members[np.isin(self.members[:, 1], wanted), 0]] = True
         return held
@@ -76,6 +84,15 @@ class TarIndex:
         """How many samples have a caption."""
         key = json_key(where)
         return self.found()[where] if key is None else self.facts.texts.get(key, 0)
+
+    def unknown(self, where: str) -> Counter[str]:
+        """How many samples with a caption have no medium of a known kind, by what they have instead."""
+        where = where if json_key(where) is None else "json"
+        held = [self._holding(names) for names in ({where}, MEDIA)]
+        lacking = np.flatnonzero(held[0] & ~held[1])
+        suffixes = self.members[np.isin(self.members[:, 0], lacking), 1].tolist()
+        known = SIDECARS | {where}
+        return Counter(self.suffixes[i] for i in suffixes if self.suffixes[i] not in known)
 
     def read(self, sample: int, kind: str, caption: str) -> Raw:
         """Sample number `sample`, which has a medium of this kind.
@@ -93,8 +110,12 @@ class TarIndex:
             # Opened anew each time: 20 us on a local disk, and no open file to share between processes.
             with open(self.path, "rb", buffering=0) as file:
                 media, text, meta = (
-                    _bytes(file, *places[suffix]) if suffix in places else None
-                    for suffix in (extension, caption, "json")
+                    _bytes(file, suffix, *places[suffix], most) if suffix in places else None
+                    for suffix, most in (
+                        (extension, MEDIUM_BYTES),
+                        (caption, CAPTION_BYTES),
+                        ("json", JSON_BYTES),
+                    )
                 )
             meta = parse_json(meta)
             return Raw(key, media, extension, parse_caption(caption, text, meta), meta=meta)
@@ -104,8 +125,9 @@ class TarIndex:
             raise BadSample(f"{key}: {error}") from error
 
 
-def _bytes(file: BinaryIO, offset: int, size: int) -> bytes:
-    data = os.pread(file.fileno(), size, offset)
+def _bytes(file: BinaryIO, suffix: str, offset: int, size: int, most: int) -> bytes:
+    check_small(suffix, size, most)
+    data = read_at(file, offset, size)
     if len(data) < size:
         raise BadSample(f"{len(data)} of {size} bytes are there")
     return data
@@ -139,27 +161,21 @@ def digest(path: Path) -> str:
 def save_first(places: Sequence[Path], write: Callable[[BinaryIO], None]) -> None:
     """Write a file, whole or not at all, to the first of several places that lets us; to none is no error.
 
-    Several processes may do so at once, hence a temporary name of each one's own.
+    Several processes may do so at once.
     """
     for place in places:
-        temporary = place.with_name(f".partial_{uuid.uuid4().hex}")
         try:
-            place.parent.mkdir(parents=True, exist_ok=True)
-            with open(temporary, "xb") as file:
+            with new_file(place) as temporary, open(temporary, "xb") as file:
                 write(file)
-            os.replace(temporary, place)
             return
-        except OSError as error:
-            log.debug("%s cannot be written: %s", place, error)
-        finally:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
+        except ValueError as error:
+            log.debug("%s", error)
     _warn(places[0].parent)
 
 
 @functools.cache
 def _warn(folder: Path) -> None:
-    log.warning("nothing can be written in %s, nor elsewhere; indices are made anew each time", folder)
+    log.warning("nothing can be written in %s, nor elsewhere; indices are made anew each time", shown(folder))
 
 
 def pack(value: Any) -> np.ndarray:
@@ -187,18 +203,49 @@ def _save(file: BinaryIO, index: TarIndex, stamp: list[int]) -> None:
 
 
 def _load(place: Path, path: Path, stamp: list[int]) -> TarIndex | None:
+    """The index that is kept at `place`; None if there is none, or none that could be ours."""
+    kept = load_arrays(place)
     try:
+        head = json.loads(kept["head"].tobytes())
+        if head["stamp"] != stamp:
+            return None
+        facts = Facts(kept["sizes"], tuple(head["names"]), kept["numbers"], head["texts"])
+        index = TarIndex(path, kept["keys"], kept["members"], tuple(head["suffixes"]), facts, head["damage"])
+        return index if _sound(index, stamp[1]) else None
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return None
+
+
+def load_arrays(place: Path) -> dict[str, np.ndarray]:
+    """The arrays of a file that NumPy wrote; {} if there is none, or whatever else is there."""
+    try:
+        if not place.is_file():
+            return {}
         data = io.BytesIO(place.read_bytes())
         with ONE_AT_A_TIME, np.load(data) as file:
-            head = json.loads(file["head"].tobytes())
-            if head["stamp"] != stamp:
-                return None
-            facts = Facts(file["sizes"], tuple(head["names"]), file["numbers"], head["texts"])
-            return TarIndex(
-                path, file["keys"], file["members"], tuple(head["suffixes"]), facts, head["damage"]
-            )
-    except UNREADABLE:
-        return None  # not there, or not ours: one is made
+            return {name: file[name] for name in file.files}
+    except Exception as error:  # zip, NumPy and `ast` have many ways to say that a file is damaged
+        log.debug("%s is not ours: %s", place, error)
+        return {}
+
+
+def _sound(index: TarIndex, length: int) -> bool:
+    """Whether an index can be that of a tar of so many bytes."""
+    keys, members, facts = index.keys, index.members, index.facts
+    words = (*index.suffixes, *facts.names, *facts.texts, index.damage)
+    if not all(isinstance(word, str) for word in words) or keys.dtype.kind != "S":
+        return False
+    if not all(isinstance(count, int) for count in facts.texts.values()):
+        return False
+    shapes = {"sizes": (len(keys), 2), "numbers": (len(keys), len(facts.names)), "members": (len(members), 4)}
+    kinds = {"sizes": np.int32, "numbers": np.float64, "members": np.int64}
+    for name, array in {"sizes": facts.sizes, "numbers": facts.numbers, "members": members}.items():
+        if array.shape != shapes[name] or array.dtype != kinds[name]:
+            return False
+    sample, suffix, offset, size = members.T
+    ranges = ((sample, len(keys)), (suffix, len(index.suffixes)), (size, length + 1), (offset, length + 1))
+    inside = all(((0 <= values) & (values < end)).all() for values, end in ranges)
+    return bool(inside and (np.diff(sample) >= 0).all() and (offset + size <= length).all())
 
 
 def scan(path: Path) -> TarIndex:
@@ -206,8 +253,10 @@ def scan(path: Path) -> TarIndex:
 
     Raises: as `open_tar`.
     """
+    if not path.is_file():
+        raise tarfile.ReadError("it is no regular file")
     with open(path, "rb") as file:
-        samples, cut = _walk(file)
+        samples, cut = _samples(file)
         if not samples:
             raise tarfile.ReadError("it is cut within its first sample" if cut else "it holds no samples")
         suffixes = {
@@ -223,7 +272,7 @@ def scan(path: Path) -> TarIndex:
         def jsons() -> Iterator[bytes | None]:
             for places in held:
                 offset, length = places.get("json", (0, 0))
-                yield os.pread(file.fileno(), length, offset) if length else None
+                yield read_at(file, offset, length) if 0 < length <= JSON_BYTES else None
 
         def size(sample: int, meta: dict) -> tuple[int, int]:
             known, media = size_in_json(meta), MEDIA & held[sample].keys()
@@ -238,32 +287,18 @@ def scan(path: Path) -> TarIndex:
     return TarIndex(path, keys, np.array(members, np.int64), tuple(suffixes), facts, damage)
 
 
-def _walk(file: BinaryIO) -> tuple[dict[str, dict[str, tuple[int, int]]], bool]:
+def _samples(file: BinaryIO) -> tuple[dict[str, dict[str, tuple[int, int]]], bool]:
     """(offset, size) of the members of every whole sample, by key and suffix; whether the tar is cut."""
     samples: dict[str, dict[str, tuple[int, int]]] = {}
-    length, end, last, in_member = os.fstat(file.fileno()).st_size, 0, None, False
-    try:
-        with tarfile.open(fileobj=file, mode="r:") as tar:
-            for member in tar:
-                if not member.isreg() or member.issparse():
-                    end = member.offset_data
-                    continue
-                end = member.offset_data + -(-member.size // BLOCK) * BLOCK
-                name = split_name(member.name)
-                if name is None:
-                    continue
-                last = name[0]
-                in_member = member.offset_data + member.size > length
-                if in_member:
-                    break
-                # As tar does on unpacking, a later member replaces an earlier one of its name.
-                samples.setdefault(last, {})[name[1]] = (member.offset_data, member.size)
-    except tarfile.TarError:
-        if not samples:
-            raise
-    cut = os.pread(file.fileno(), BLOCK, end) != bytes(BLOCK)
+    entries, cut = walk(file)
+    named = [(entry, name) for entry in entries if (name := split_name(entry.name)) is not None]
+    for entry, (key, suffix) in named:
+        if entry.whole:
+            # As tar does on unpacking, a later member replaces an earlier one of its name.
+            samples.setdefault(key, {})[suffix] = (entry.offset, entry.size)
+    last = named[-1][1][0] if named else None
     if cut and last in samples:  # it is whole when it has all that the first one has
-        if in_member or not samples[next(iter(samples))].keys() <= samples[last].keys():
+        if not named[-1][0].whole or not samples[next(iter(samples))].keys() <= samples[last].keys():
             del samples[last]
     return samples, cut
 
@@ -276,29 +311,3 @@ class Member:
 
     def open(self, mode: str = "rb") -> BinaryIO:
         return io.BufferedReader(Window(*self.place))
-
-
-class Window(io.RawIOBase):
-    """A stretch of a file as a file of its own."""
-
-    def __init__(self, file: BinaryIO, offset: int, size: int):
-        super().__init__()
-        self.descriptor, self.offset, self.size, self.position = file.fileno(), offset, size, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self.position, io.SEEK_END: self.size}[whence]
-        self.position = max(0, base + offset)
-        return self.position
-
-    def readinto(self, buffer) -> int:
-        count = max(0, min(len(buffer), self.size - self.position))
-        data = os.pread(self.descriptor, count, self.offset + self.position)
-        buffer[: len(data)] = data
-        self.position += len(data)
-        return len(data)
