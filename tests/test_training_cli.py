@@ -11,7 +11,7 @@ from training.__main__ import main
 from training.export import saved_recipe
 from training.recipes import RECIPES
 from training.recipes_univid import finetune
-from training.state import load
+from training.saved import load
 from univid import checkpoints
 from univid.checkpoints.lora import read_lora
 

@@ -5,23 +5,29 @@ With several processes: `torchrun --nproc-per-node 2 -m training train RECIPE`.
 
 import argparse
 import contextlib
+import io
+import logging
 import shutil
 import sys
 from pathlib import Path
+
+from univid.files.output import new_file
+from univid.messages import Lines, sentence
+from univid.signals import stoppable
 
 from . import cli, distributed
 from .config import Recipe
 from .loop import train
 from .options import DenoiseOptions
 from .recipes import RECIPES, TINY, ablations
-from .stages import TASKS
+from .saved import FINAL, newest_weights
+from .stages import build
 from .stages.denoise import DenoiseTask
-from .state import atomic, load, newest, read_state
 
 
 def run(recipe: Recipe, root: Path, device) -> None:
     """Train a recipe in its own folder below `root`; of real data also write what ComfyUI loads."""
-    task = TASKS[recipe.task](recipe, root)
+    task = build(recipe, root)
     with contextlib.ExitStack() as stack:
         if isinstance(task, DenoiseTask):
             stack.callback(task.feed.close)
@@ -35,7 +41,7 @@ def run(recipe: Recipe, root: Path, device) -> None:
 
 def run_missing(recipe: Recipe, root: Path, device) -> None:
     """Train a recipe unless that is done."""
-    if not (root / recipe.name / "final.pt").exists():
+    if not (root / recipe.name / FINAL).exists():
         run(recipe, root, device)
 
 
@@ -43,13 +49,7 @@ def result(recipe: Recipe, root: Path, out: Path) -> None:
     """Write what the run of a recipe on real data has made: a checkpoint, or a LoRA."""
     from .stages.networks import write_result
 
-    folder = root / recipe.name
-    if (folder / "final.pt").exists():
-        saved = load(folder / "final.pt")
-    elif state := newest(folder):  # of a run that is not at its end
-        saved = read_state(state)
-    else:
-        raise ValueError(f"expected a state in {folder}, got none yet; let the run reach its first one.")
+    saved = newest_weights(root / recipe.name)
     write_result(recipe, root, saved["ema"], int(saved["step"]), out)
     print(out)
 
@@ -69,8 +69,7 @@ def check_reconstructions(folder: Path) -> None:
 def finetune(recipe: Recipe, options: argparse.Namespace, device) -> None:
     run(recipe, options.root, device)
     if options.out and distributed.rank() == 0:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        with atomic(options.out) as temporary:
+        with new_file(options.out) as temporary:
             shutil.copy(options.root / recipe.name / f"{recipe.name}.safetensors", temporary)
         print(options.out)
 
@@ -90,7 +89,8 @@ def prepare(options: argparse.Namespace, settings: list[str]) -> None:
         from .data.output import verify
 
         if problems := verify(options.out):
-            raise ValueError("\n".join(problems))
+            print(*map(sentence, problems), sep="\n")
+            raise ValueError(f"{len(problems)} shards are not what was written, the first: {problems[0]}")
         print(f"{options.out}: all shards are what was written")
         return
     from . import prepare as preparing
@@ -118,7 +118,7 @@ def evaluate(options: argparse.Namespace) -> None:
 
     variants = {}
     for variant, recipe in ablations().items():
-        if (options.root / recipe.name / "final.pt").exists():
+        if (options.root / recipe.name / FINAL).exists():
             variants[variant] = options.root / f"{recipe.name}.safetensors"
             export(options.root, recipe.name, variants[variant])
     score(
@@ -132,6 +132,12 @@ def evaluate(options: argparse.Namespace) -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
+    """Run one command.
+
+    Raises:
+        ValueError, OSError, FloatingPointError, RuntimeError: what is wrong, in one sentence.
+        SystemExit: words that are no options; a run that was told to stop, after saving.
+    """
     options, settings = cli.parse(argv)
     if options.command == "plan":
         plan(cli.recipe_of(options, settings), options)
@@ -159,8 +165,35 @@ def main(argv: list[str] | None = None) -> None:
             print(*write_gallery(options.checkpoint, options.out), sep="\n")
 
 
-if __name__ == "__main__":
+def program() -> int:
+    """`main` as a program; the exit status: 0 done, 2 an error (one line on stderr), 130 and more stopped."""
+    _show_safely()
     try:
-        main()
+        with stoppable():  # the loop saves; all else removes what is unfinished
+            main()
+    except KeyboardInterrupt as stop:
+        print("stopped; run it again to go on.", file=sys.stderr)
+        return getattr(stop, "status", 130)
     except (ValueError, OSError, FloatingPointError, RuntimeError) as error:
-        sys.exit(f"error: {error}")
+        print(sentence(f"error: {_reason(error)}"), file=sys.stderr)
+        return 2
+    return 0
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}; look at that file or folder."
+    return str(error)
+
+
+def _show_safely() -> None:
+    """No line does more to a terminal than stand there, and no name is one that it cannot show."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(Lines("%(levelname)s: %(message)s"))
+    logging.basicConfig(handlers=[handler])
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
+if __name__ == "__main__":
+    sys.exit(program())

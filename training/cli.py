@@ -1,7 +1,6 @@
 """What `python -m training` is asked on its command line; __main__.py does it."""
 
 import argparse
-import os
 from pathlib import Path
 
 import tyro
@@ -10,14 +9,16 @@ from univid.checkpoints import built_in_path
 from univid.dtypes import DTYPES
 
 from .config import Recipe
-from .data.config import SourceConfig
+from .data.config import SourceConfig, cache_folder
 from .lora import PARTS, LoraConfig
 from .plan import GPUS, Cluster
 from .prepare import PrepareConfig, WorkConfig
 from .recipes import RECIPES, TINY
 from .recipes_univid import finetune
+from .settable import settable, settled
+from .stages import check_task
 
-DEFAULT_ROOT = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "univid"
+DEFAULT_ROOT = cache_folder()
 BUILT_IN = built_in_path()
 SETTINGS = "and any setting of the recipe, as --optim.lr 1e-5; all of them: RECIPE --settings"
 
@@ -145,7 +146,11 @@ def recipe_of(options: argparse.Namespace, settings: list[str]) -> Recipe:
     else:
         recipe = RECIPES[options.recipe]()
     prog = f"python -m training {options.command} {recipe.name}"
-    return tyro.cli(Recipe, default=recipe, args=settings, prog=prog, config=(tyro.conf.AvoidSubcommands,))
+    default = settable(recipe, settings)
+    chosen = tyro.cli(Recipe, default=default, args=settings, prog=prog, config=(tyro.conf.AvoidSubcommands,))
+    chosen = settled(chosen, recipe)
+    check_task(chosen)
+    return chosen
 
 
 def prepare_config(options: argparse.Namespace, settings: list[str]) -> PrepareConfig:

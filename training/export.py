@@ -1,30 +1,40 @@
 """From the finished runs to one native checkpoint: the built-in model."""
 
-import json
 from pathlib import Path
 
 import dacite
 import torch
 
 from training.config import Recipe
+from training.folder import RECORD, recorded
+from training.saved import FINAL, load, take_over
 from training.stages.towers import frozen_towers
 from training.stages.vae import frozen_vae
-from training.state import load
-from training.variants import CONFIGS
+from training.variants import config_of
 from univid import checkpoints
+from univid.messages import shown
 from univid.model import UniVid
 from univid.presets import PROFILES
 from univid.unet import UNet
 
 
 def export(root: Path, run: str, out: Path) -> None:
-    """Write the EMA weights of the U-Net run `run` and of the runs before it to `out`, in float16."""
-    saved = load(root / run / "final.pt")
-    options = saved["recipe"]["options"]
-    config = CONFIGS[options["preset"]]
+    """Write the EMA weights of the U-Net run `run` and of the runs before it to `out`, in float16.
+
+    Raises:
+        ValueError: one of these runs is not finished, is damaged, or is not that of a U-Net.
+    """
+    path = root / run / FINAL
+    saved = load(path)
+    options = saved["recipe"].get("options")
+    if not isinstance(options, dict) or not {"preset", "towers", "vae"} <= options.keys():
+        raise ValueError(
+            f"expected the run of a U-Net in {shown(path.parent)}, got another; choose one by --run."
+        )
+    config = config_of(options["preset"])
     towers = frozen_towers(root / options["towers"])
     unet = UNet(config.unet)
-    unet.load_state_dict(saved["ema"])
+    take_over(unet, saved["ema"], path)
     runs = lineage(root, run)
     model = UniVid(
         config=config,
@@ -44,24 +54,28 @@ def export(root: Path, run: str, out: Path) -> None:
 
 
 def saved_recipe(folder: Path) -> Recipe | None:
-    """The recipe of a run on real data, from its config.json; None for the runs of the built-in model.
+    """The recipe of a run on real data, as `folder.recorded`; None for the runs of the built-in model.
 
     Raises:
-        ValueError: no run there.
+        ValueError: no run there, or its recipe is none of this version.
     """
-    path = folder / "config.json"
-    if not path.exists():
-        raise ValueError(f"expected a run in {folder}, got none; choose another with --root and --run.")
-    saved = json.loads(path.read_text())
+    saved = recorded(folder)
     if saved["task"] != "denoise":
         return None
-    return dacite.from_dict(Recipe, saved, dacite.Config(cast=[tuple], strict=True))
+    try:
+        return dacite.from_dict(Recipe, saved, dacite.Config(cast=[tuple], strict=True))
+    except (dacite.DaciteError, TypeError, ValueError, AttributeError) as error:
+        field = f" at {shown(error.field_path)}" if getattr(error, "field_path", None) else ""
+        raise ValueError(
+            f"{shown(folder / RECORD)} is no recipe of this version{field}; put it back from a copy, or "
+            "train under another name."
+        ) from error
 
 
 def lineage(root: Path, run: str) -> dict[str, float]:
     """The runs that led to this one, first to last, and the minutes that each took."""
-    saved = load(root / run / "final.pt")
-    options = saved["recipe"]["options"] or {} or {}
+    saved = load(root / run / FINAL)
+    options = saved["recipe"].get("options") or {}
     minutes: dict[str, float] = {}
     for parent in ("start", "vae", "towers"):
         if options.get(parent):

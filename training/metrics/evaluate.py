@@ -21,10 +21,10 @@ from tqdm import tqdm
 
 from training.data import shapes
 from training.data.shapes import Scene
-from training.state import atomic
 from univid.checkpoints import load
 from univid.config import SamplingProfile
 from univid.dtypes import DTYPES, dtype_of
+from univid.files.output import new_file
 from univid.initialization import initialize
 from univid.model import UniVid
 from univid.pipeline import generate, profile_guider
@@ -225,12 +225,11 @@ def evaluate(
         "ablation": dict(zip(ablation, scores, strict=True)),
         "rows": rows,
     }
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with atomic(out) as temporary:
+    with new_file(out) as temporary:
         temporary.write_text(json.dumps(result, indent=1) + "\n")
     if readme is not None:
         text = table.replace_between(readme.read_bytes().decode(), table.markdown(result))
-        with atomic(readme) as temporary:
+        with new_file(readme) as temporary:
             temporary.write_bytes(text.encode())
     return result
 

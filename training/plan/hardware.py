@@ -1,8 +1,12 @@
 """The GPUs that a plan may name, with their makers' figures, and a cluster of them."""
 
+import math
 from dataclasses import dataclass
 
+from univid.messages import shown
+
 GIB = 2**30
+MOST_GPUS = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -54,13 +58,16 @@ class Cluster:
     def __post_init__(self):
         if self.gpu not in GPUS:
             raise ValueError(f"gpu must be one of {', '.join(GPUS)}, got {self.gpu!r}.")
-        if self.gpus < 1 or self.per_node < 1:
-            raise ValueError(f"expected at least 1 GPU, in all and a node, got {self.gpus}, {self.per_node}.")
+        if not (1 <= self.gpus <= MOST_GPUS and 1 <= self.per_node <= MOST_GPUS):
+            raise ValueError(
+                f"expected 1 to {MOST_GPUS:,} GPUs, in all and a node, got {shown(self.gpus)}, "
+                f"{shown(self.per_node)}."
+            )
         if not 0 < self.mfu <= 1:
             raise ValueError(
                 f"mfu, the share of the GPU's peak, must be above 0 and at most 1, got {self.mfu}."
             )
-        if self.network <= 0 or self.reserve < 0:
+        if not 0 < self.network < math.inf or self.reserve < 0:
             raise ValueError(
                 f"expected a network above 0 and a reserve of at least 0, got {self.network}, {self.reserve}."
             )
