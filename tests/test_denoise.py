@@ -9,9 +9,13 @@ from denoise_runs import Maker, gradients
 from training.config import EngineConfig
 from training.lora import LoraConfig
 from training.options import NoiseOptions
+from training.stages.base import Encoders
+from training.stages.building import Builder
 from training.stages.conditions import BOTH, IMAGE, IMAGE_ONLY, NONE, TEXT, is_image_stream, shares_of
 from training.stages.denoising import draw_noise, spread_timesteps
 from training.stages.unet import is_temporal
+from univid import checkpoints
+from univid.config import InputProfile, NumberInput
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -154,6 +158,41 @@ def test_spread_timesteps_stay_within_the_schedule():
         for shift in (0.2, 1.0, 8.0):
             t = spread_timesteps(indices, 64, offset, shift=shift, num_timesteps=1000)
             assert t.min() >= 0 and t.max() <= 999
+    last = torch.tensor(1 - 2**-24)  # the largest draw there is; shifted, it is rounded to 1
+    assert 8 * last / (1 + 7 * last) == 1
+    for shift in (1.0, 3.0, 8.0, 1000.0):
+        assert spread_timesteps(indices[:1], 64, last, shift=shift, num_timesteps=1000) == 999
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shift", [3.0, 8.0])
+def test_a_hundred_million_timesteps_stay_within_the_schedule(shift):
+    """As many as a run of full size draws; among them are some that round up to the number of timesteps."""
+    rng, rounded = torch.Generator().manual_seed(0), 0
+    for _ in range(20):
+        offsets = torch.rand(5_000_000, generator=rng)
+        spread = offsets % 1
+        rounded += int((shift * spread / (1 + (shift - 1) * spread) >= 1).sum())
+        t = spread_timesteps(torch.tensor(0), 1, offsets, shift=shift, num_timesteps=1000)
+        assert 0 <= t.min() and t.max() <= 999
+    assert rounded > 0
+
+
+def test_a_network_that_counts_strides_is_told_its_own_number(small_checkpoint):
+    """Nobody knows how many frames of the source lie between two of the clip."""
+    model = checkpoints.load(small_checkpoint)
+    encoders = Encoders(model, torch.float32)
+    for numbers, unit, expected in (
+        (("fps",), "fps", {"fps": 6.0}),
+        (("fps",), "stride", {"fps": 3.0}),
+        (("fps",), None, {"fps": 6.0}),
+        ((), "stride", {}),
+    ):
+        known = () if unit is None else (NumberInput("fps", 3.0, unit),)
+        unet = dataclasses.replace(model.config.unet, numbers=numbers)
+        told = dataclasses.replace(model, config=dataclasses.replace(model.config, unet=unet))
+        told.profile = dataclasses.replace(model.profile, inputs=InputProfile(known, "off", "none"))
+        assert Builder(told, encoders, 6.0).numbers == expected
 
 
 def test_offset_noise_is_shared_by_a_clips_frames():

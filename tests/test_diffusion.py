@@ -196,14 +196,18 @@ def test_loss_is_the_mean_squared_error_of_each_clip(batch, cond):
     )
 
 
+@pytest.mark.parametrize("x0_scale", [1.0, 0.3])
 @pytest.mark.parametrize("prediction", ["eps", "v", "x0"])
-def test_min_snr_weighs_the_error_of_x0(prediction, batch, cond):
+def test_min_snr_weighs_the_error_of_x0(prediction, x0_scale, batch, cond):
+    """Where noise is mixed into s x0, that is the video, its noise is s sigma, and the SNR is of both."""
+    schedule = NoiseSchedule(dataclasses.replace(SD21_SCHEDULE, x0_scale=x0_scale))
     x0, noise = batch
     guess = torch.randn(x0.shape)
-    loss = training_loss(lambda *_: guess, PLAIN, prediction, x0, noise, TIMESTEPS, cond, "min_snr")
+    loss = training_loss(lambda *_: guess, schedule, prediction, x0, noise, TIMESTEPS, cond, "min_snr")
+    video = column(schedule.x0_scales[TIMESTEPS]) * x0
     sigma = PLAIN.sigmas[TIMESTEPS].double()
-    guess_x0 = TO_X0[prediction](guess.double(), k_scaled(PLAIN, x0, noise, TIMESTEPS).double(), sigma)
-    expected = (sigma**-2).clamp(max=5) * (guess_x0 - x0).square().mean((1, 2, 3, 4))
+    guess_x0 = TO_X0[prediction](guess.double(), k_scaled(PLAIN, video, noise, TIMESTEPS).double(), sigma)
+    expected = (sigma**-2).clamp(max=5) * (guess_x0 - video).square().mean((1, 2, 3, 4))
     torch.testing.assert_close(loss.double(), expected, rtol=1e-3, atol=0)
 
 

@@ -2,13 +2,16 @@
 
 import json
 import shutil
+import sys
 
 import pytest
 import torch
 
 from training import cli
-from training.__main__ import main
+from training.__main__ import main, program
+from training.data.config import SourceConfig
 from training.export import saved_recipe
+from training.lora import LoraConfig
 from training.recipes import RECIPES
 from training.recipes_univid import finetune
 from training.saved import load
@@ -143,6 +146,99 @@ def test_data_that_has_changed_does_not_continue_a_run(small_checkpoint, media, 
         ValueError, match="begun with 4 samples .* of clip, there are now 3 samples .* of clip"
     ):
         main([*finetuning(tmp_path, small_checkpoint, clips), "--steps", "3"])
+
+
+@pytest.mark.parametrize("recipe", ["tiny_vae", "tiny_towers", "univid_t2v"])
+def test_a_task_that_there_is_not_is_refused(recipe):
+    with pytest.raises(ValueError, match="task must be one of vae, towers, .*, got 'nonsense'"):
+        recipe_of("train", recipe, "--task", "nonsense")
+    with pytest.raises(ValueError, match=f"{recipe} has no options for the task 'joint'"):
+        recipe_of("train", recipe, "--task", "joint")
+    with pytest.raises(ValueError, match="preset must be one of"):
+        main(["train", "tiny_t2v", "--options.preset", "nonsense"])
+
+
+def test_parts_that_a_recipe_lacks_can_be_asked_for(capsys):
+    own = ("finetune", "--base", "tiny", "--data", "clips")
+    recipe = recipe_of(
+        *own, "--options.data.images.paths=a", "--batch.image=3", "--engine.micro-batch.image", "2"
+    )
+    assert recipe.batch == {"video": 2, "image": 3} and recipe.engine.micro_batch == {"video": 1, "image": 2}
+    assert recipe.options.data.images == SourceConfig(("a",))
+    assert recipe_of(*own, "--batch.frame", "0") == recipe_of(*own)
+    with pytest.raises(ValueError, match="got none; set --batch.image"):
+        recipe_of(*own, "--options.data.images.paths", "a")
+    recipe = recipe_of("train", "univid_t2v", "--options.lora.rank", "4")
+    assert recipe.options.stage == "lora" and recipe.options.lora == LoraConfig(rank=4)
+    with pytest.raises(SystemExit):
+        recipe_of(*own, "--settings")
+    text = " ".join(capsys.readouterr().out.split())
+    assert "--options.data.images.paths" in text and "--batch.image" in text
+
+
+NUMBERS = (
+    "--optim.lr --optim.weight-decay --optim.clip-norm --optim.ema-decay --options.noise.offset "
+    "--options.data.fps --options.data.max-bad-share"
+).split()
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
+@pytest.mark.parametrize("setting", NUMBERS)
+def test_what_is_no_number_is_no_setting(setting, value, capsys):
+    with pytest.raises((ValueError, SystemExit)):
+        recipe_of("train", "univid_t2v", f"{setting}={value}")
+    assert "Traceback" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "0", "-1"])
+def test_a_plan_takes_numbers_alone(value):
+    for option in ("--network", "--mfu"):
+        with pytest.raises(ValueError, match=option.strip("-")):
+            main(["plan", "finetune", f"{option}={value}", "--options.base", "tiny"])
+    with pytest.raises(ValueError, match="expected 1 to 1,000,000 GPUs"):
+        main(["plan", "finetune", "--gpus", "9" * 30, "--options.base", "tiny"])
+
+
+def ended(monkeypatch, capsys, *words) -> tuple[int, str]:
+    """What the program ends with, and what it says on stderr."""
+    monkeypatch.setattr(sys, "argv", ["training", *map(str, words)])
+    return program(), capsys.readouterr().err
+
+
+DAMAGED = {
+    "a list": "[]",
+    "null": "null",
+    "no task": "{}",
+    "an unknown entry": '{"task": "denoise", "evil": 1}',
+    "a task of another kind": '{"task": 5}',
+    "a name of another kind": '{"task": "denoise", "name": [1]}',
+    "no JSON": "{",
+    "nested": "[" * 100_000,
+    "letters of control": '{"task": "denoise", "\\u001b[2J": 1}',
+}
+
+
+@pytest.mark.parametrize("text", DAMAGED.values(), ids=DAMAGED)
+def test_a_recipe_of_another_shape_is_one_sentence(text, tmp_path, monkeypatch, capsys):
+    (tmp_path / "n").mkdir()
+    (tmp_path / "n" / "config.json").write_text(text)
+    status, said = ended(monkeypatch, capsys, "--root", tmp_path, "export", "--run", "n")
+    assert status == 2 and said.count("\n") == 1 and len(said) <= 401 and said[:-1].isprintable()
+    assert said.startswith("error: ") and "config.json" in said
+
+
+def test_an_export_takes_the_recipe_that_states_carry(small_checkpoint, media, tmp_path, monkeypatch, capsys):
+    main(finetuning(tmp_path, small_checkpoint, media / "clips") + ["--rank", "2", "--name", "n"])
+    before = (tmp_path / "n" / "n.safetensors").read_bytes()
+    (tmp_path / "n" / "config.json").unlink()
+    (tmp_path / "n" / "final.pt").write_bytes(b"")
+    status, said = ended(monkeypatch, capsys, "--root", tmp_path, "export", "--run", "n")
+    assert status == 0 and (tmp_path / "n" / "n.safetensors").read_bytes() == before
+    (tmp_path / "n" / "step_00000002" / "__0_0.distcp").unlink()
+    status, said = ended(monkeypatch, capsys, "--root", tmp_path, "export", "--run", "n")
+    assert status == 2 and "no state in" in said and "step_00000002: its __0_0.distcp is gone" in said
+    status, said = ended(monkeypatch, capsys, "--root", tmp_path, "export", "--run", "nobody")
+    assert status == 2 and "expected a run in" in said
 
 
 def test_a_plan_is_printed(capsys):

@@ -160,4 +160,4 @@ def write_json(path: Path, value: Mapping) -> None:
         ValueError: it cannot be written.
     """
     with new_file(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=2) + "\n")
+        temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")

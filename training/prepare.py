@@ -257,7 +257,8 @@ class _Run:
                 digest = writer.close()
             record = {"sha256": digest, "bytes": path.stat().st_size, "samples": samples, "short": short}
             with writing(job.record) as other:
-                other.write_text(json.dumps(record | {"bad": bad}, indent=1) + "\n")
+                text = json.dumps(record | {"bad": bad}, indent=1) + "\n"
+                other.write_text(text, encoding="utf-8")
         if not samples:
             job.tar.unlink()
 

@@ -33,9 +33,9 @@ class Metrics:
         with self._spared(path):
             kept = [row for row in read(path) if row["step"] <= step]
             with new_file(path) as temporary:
-                temporary.write_text("".join(map(_line, kept)))
+                temporary.write_text("".join(map(_line, kept)), encoding="utf-8")
             # by line: a kill loses no row that a state was saved after
-            self.file = open(path, "a", buffering=1)
+            self.file = open(path, "a", buffering=1, encoding="utf-8")
         with self._spared(folder / "tensorboard"):
             if tensorboard:
                 from torch.utils.tensorboard import SummaryWriter

@@ -167,7 +167,7 @@ def _check_sums(file: BinaryIO, otherwise: str) -> None:
 def _read_metadata(path: Path) -> metadata.Metadata:
     data = path.read_bytes()
     kept = path.with_name(DIGEST)  # states of earlier versions have none
-    if kept.exists() and kept.read_text().strip() != hashlib.sha256(data).hexdigest():
+    if kept.exists() and kept.read_bytes().strip() != hashlib.sha256(data).hexdigest().encode():
         raise ValueError(f"{path} was changed")
     for code, number, _ in pickletools.genops(data):  # which also sees that all it announces is there
         if code.name.endswith("PUT") and isinstance(number, int) and number > len(data):

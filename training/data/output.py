@@ -107,7 +107,7 @@ def list_bad(out: Path, records: Iterable[Mapping]) -> Path:
     path = out / "bad.jsonl"
     with writing(path) as temporary:
         rows = (json.dumps({"reason": reason}) + "\n" for record in records for reason in record["bad"])
-        temporary.write_text("".join(rows))
+        temporary.write_text("".join(rows), encoding="utf-8")
     return path
 
 

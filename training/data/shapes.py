@@ -70,7 +70,7 @@ SCENES = tuple(Scene(*words) for words in product(COLORS, SHAPES, MOTIONS, BACKG
 
 # 14 of the 144 (color, shape, motion) triples are never trained on. Drawn once; no two share two of their
 # words, so each word stays common in training, and so does each pair of words.
-_held_out = json.loads(Path(__file__).with_name("held_out.json").read_text())
+_held_out = json.loads(Path(__file__).with_name("held_out.json").read_text("utf-8"))
 HELD_OUT = frozenset(tuple(triple) for triple in _held_out)
 
 

@@ -141,6 +141,8 @@ class Shards:
         self, config: SourceConfig, kind: str, buckets: tuple[Bucket, ...], paths: list[Path], cache: Path
     ):
         self.config, self.kind, self.buckets, self.paths, self.cache = config, kind, buckets, paths, cache
+        named = json_key(config.caption) is None
+        self.caption = config.caption.lower() if named else config.caption  # suffixes are in small letters
         self._folders: dict[int, FolderIndex] = {}
         self._problems: dict[int, str] = {}
         self._held: OrderedDict[int, tuple[Index, list[np.ndarray]]] = OrderedDict()
@@ -187,7 +189,7 @@ class Shards:
             raise BadSample(f"{key}: {error}") from error
         if [len(numbers) for numbers in samples] != self._counts[:, shard].tolist():
             raise BadSample(f"{key}: the shard was changed while it was in use")
-        return source.read(int(samples[bucket][index]), self.kind, self.config.caption)
+        return source.read(int(samples[bucket][index]), self.kind, self.caption)
 
     def _open(self, shard: int) -> tuple[Index, list[np.ndarray]]:
         """A shard's index, and for each bucket the numbers of its samples there."""
@@ -226,7 +228,7 @@ class Shards:
             return None
         if any(S_ISDIR(stat.st_mode) for stat in stats):
             return None
-        config = [self.config.caption, dict(self.config.at_least), dict(self.config.at_most)]
+        config = [self.caption, dict(self.config.at_least), dict(self.config.at_most)]
         tars = [
             [str(path.absolute()), stat.st_size, stat.st_mtime_ns]
             for path, stat in zip(self.paths, stats, strict=True)
@@ -281,11 +283,11 @@ class Shards:
         return Tally(
             np.array([len(samples) for samples in self._select(source)]),
             int(source.media(self.kind).sum()),
-            source.captions(self.config.caption),
+            source.captions(self.caption),
             source.found(),
             Counter(facts.names),
             Counter(facts.texts),
-            "; ".join(filter(None, (damage, _left_out(source.unknown(self.config.caption))))),
+            "; ".join(filter(None, (damage, _left_out(source.unknown(self.caption))))),
         )
 
     def _check(self, total: Tally) -> None:
@@ -301,11 +303,9 @@ class Shards:
                 f"{f' ({total.problem})' if total.problem else ''}; correct {place}.paths."
             )
         if not total.captions:
-            key = json_key(self.config.caption)
+            key = json_key(self.caption)
             wanted = (
-                f'"{shown(key, 40)}" in its json'
-                if key
-                else f"a .{shown(self.config.caption, 40)} of the same name"
+                f'"{shown(key, 40)}" in its json' if key else f"a .{shown(self.caption, 40)} of the same name"
             )
             held = f" The json has words in: {_listed(total.texts)}." if total.texts else ""
             raise ValueError(

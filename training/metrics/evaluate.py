@@ -63,7 +63,7 @@ class Row:
     at_most: Mapping[str, float]
 
 
-PROTOCOL = json.loads(Path(__file__).with_name("protocol.json").read_text())
+PROTOCOL = json.loads(Path(__file__).with_name("protocol.json").read_text("utf-8"))
 ROWS = {entry["name"]: Row(**entry) for entry in PROTOCOL["rows"]}
 
 
@@ -226,7 +226,7 @@ def evaluate(
         "rows": rows,
     }
     with new_file(out) as temporary:
-        temporary.write_text(json.dumps(result, indent=1) + "\n")
+        temporary.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     if readme is not None:
         text = table.replace_between(readme.read_bytes().decode(), table.markdown(result))
         with new_file(readme) as temporary:
