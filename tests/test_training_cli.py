@@ -160,9 +160,8 @@ def test_a_task_that_there_is_not_is_refused(recipe):
 
 def test_parts_that_a_recipe_lacks_can_be_asked_for(capsys):
     own = ("finetune", "--base", "tiny", "--data", "clips")
-    recipe = recipe_of(
-        *own, "--options.data.images.paths=a", "--batch.image=3", "--engine.micro-batch.image", "2"
-    )
+    words = "--options.data.images.paths=a --batch.image=3 --engine.micro-batch.image 2".split()
+    recipe = recipe_of(*own, *words)
     assert recipe.batch == {"video": 2, "image": 3} and recipe.engine.micro_batch == {"video": 1, "image": 2}
     assert recipe.options.data.images == SourceConfig(("a",))
     assert recipe_of(*own, "--batch.frame", "0") == recipe_of(*own)
