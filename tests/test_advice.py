@@ -111,6 +111,10 @@ def test_a_moved_base_and_moved_data_are_found_to_be_the_same(root):
     train(moved, DenoiseTask(moved, root), root / "other", progress=False)
 
 
+def test_pictures_that_no_step_reads_may_lie_anywhere(root):
+    go_on(root, changed_data(make_recipe(root, steps=3), images=SourceConfig(("nowhere",))))
+
+
 def test_other_data_and_another_base_are_not_taken_for_the_moved_ones(root, small_checkpoint):
     clips = root / "media" / "clips"
     (clips / "0.mp4").rename(clips / "9.mp4")

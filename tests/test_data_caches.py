@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from shards import jpeg, make_folder, opener, pictures, read_all, write_tar
 
+from training.data import tars
+
 
 @pytest.fixture
 def opened(tmp_path):
@@ -149,3 +151,15 @@ def test_kept_counts_that_are_none_are_counted_again(tmp_path, opened, change):
     assert read_all(opened(tmp_path / "*.tar")) == right
     kept.write_bytes(b"PK")
     assert read_all(opened(tmp_path / "*.tar")) == right
+
+
+def test_what_would_fill_the_memory_is_no_file_of_ours(tmp_path, monkeypatch):
+    """Ours are not compressed; of others a few bytes may stand for many."""
+    place = tmp_path / "0.index.npz"
+    np.savez(place, counts=np.zeros(1000))
+    assert tars.load_arrays(place).keys() == {"counts"}
+    np.savez_compressed(place, counts=np.zeros(1_000_000))
+    assert place.stat().st_size < 10_000 and tars.load_arrays(place) == {}
+    np.savez(place, counts=np.zeros(1000))
+    monkeypatch.setattr(tars, "KEPT_BYTES", 5000)
+    assert tars.load_arrays(place) == {}

@@ -91,7 +91,7 @@ def test_every_window_and_every_reference_frame_is_drawn():
         (sample(7, [0, 3], latents=torch.zeros(4, 7, 2)), "video", 4, "not what prepare writes"),
         (sample(7, [0, 3, 7]), "video", 4, "reference frames"),
         (sample(7, [1, 3]), "video", 4, "reference frames"),
-        (sample(7, [], image=torch.zeros(0, 7, 8)), "frame", 1, "reference frames"),
+        (sample(7, [], image=torch.zeros(0, 7, 8)), "frame", 1, "empty ones"),
         (sample(7, [0, 3], image=torch.zeros(1, 7, 8)), "video", 4, "tokens of 1 pictures"),
         (dataclasses.replace(sample(7, [0]), media=b""), "video", 4, "not readable"),
         (dataclasses.replace(sample(7, [0]), media=sample(7, [0]).media[:-9]), "video", 4, "not readable"),
@@ -101,6 +101,16 @@ def test_every_window_and_every_reference_frame_is_drawn():
 def test_samples_that_do_not_fit_are_bad(raw, modality, frames, reason):
     with pytest.raises(BadSample, match=reason):
         read_prepared(raw, modality, frames, 0.0, 0.0)
+
+
+def test_a_sample_too_large_for_memory_is_bad(tmp_path, monkeypatch):
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(sample(7, [0]).media)
+    raw = dataclasses.replace(sample(7, [0]), media=path)
+    assert read_prepared(raw, "video", 4, 0.0, 0.0).latents.shape[1] == 4
+    monkeypatch.setattr("training.data.prepared.MEDIUM_BYTES", 100)
+    with pytest.raises(BadSample, match="its safetensors has more than 100 bytes"):
+        read_prepared(raw, "video", 4, 0.0, 0.0)
 
 
 def test_a_manifest_knows_what_it_fits(config, small_checkpoint):

@@ -58,7 +58,7 @@ def test_a_setting_that_is_none_or_of_another_type_is_refused(words, message, ca
     "words, message",
     [
         ("--engine.parallel mesh", "parallel must be one of"),
-        ("--options.data.min-frames 30", "min_frames <= max_frames, got 30 and 24"),
+        ("--options.data.min-frames 30", "min_frames <= max_frames <= 100,000, got 30 and 24"),
         ("--options.stage lora", "expected a LoRA with stage"),
     ],
 )

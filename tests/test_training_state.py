@@ -165,7 +165,8 @@ def test_a_killed_process_continues_exactly(whole, tmp_path):
     ],
 )
 def test_a_log_is_no_state(whole, tmp_path, tail):
-    run(tmp_path, dataclasses.replace(RECIPE, steps=21))
+    with pytest.raises(SystemExit):
+        run(tmp_path, task=Signalled(20, "SIGTERM"))
     with open(tmp_path / "metrics.jsonl", "ab") as file:
         file.write(tail)
     run(tmp_path)
@@ -198,6 +199,7 @@ def test_a_full_disk_stops_the_run_and_leaves_the_states_before(whole, tmp_path)
     last = done.stderr.strip().splitlines()[-1]
     assert last.startswith("OSError: ") and "step_00000014 could not be written (" in last, last
     assert "the states before it are whole" in last
+    assert not list(tmp_path.glob(".partial_*"))
     assert newest_state(tmp_path)["step"] == 7
     run(tmp_path)
     assert_same_run(tmp_path, whole)

@@ -3,7 +3,7 @@
 import contextlib
 import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -18,16 +18,17 @@ from .saved import FINAL, RECORD, Damaged, begun, purge, read_final, states
 log = logging.getLogger(__name__)
 LOCK = ".lock"
 EVIDENCE = "data.json"
+NAMES = " names"  # of a kind of samples: what they are called, which is evidence too
 # What may differ when a run is continued: it changes how long, how and where, not what is computed.
 FREE = (
     "name", "steps", "max_skipped", "engine", "logs", "options.samples", "options.validation",
     "options.data.workers", "options.data.max_bad_share",
 )  # fmt: skip
-# And where things lie, if there is evidence by which to see that they are the same: its keys.
+# And where things lie that are not read, or of which there is evidence that they are the same: its keys.
 MOVABLE = {
     "options.base": "base",
-    "options.data.images.paths": "image names",
-    "options.data.clips.paths": "clip names",
+    "options.data.images.paths": f"image{NAMES}",
+    "options.data.clips.paths": f"clip{NAMES}",
 }
 
 
@@ -46,7 +47,7 @@ def claimed(folder: Path, recipe: Recipe, evidence: Mapping[str, str]) -> Iterat
         seen = {}
         if begun(folder):  # else nothing is lost, and what was wrong may be put right
             seen = _evidence(folder / EVIDENCE)
-            compare(folder, recipe, seen)
+            compare(folder, recipe, evidence.keys() - seen.keys())
             compare_evidence(folder, seen, evidence)
         write_json(folder / RECORD, recipe.to_dict())
         if evidence:
@@ -74,13 +75,15 @@ def held(path: Path) -> Iterator[None]:
         lock.release()
 
 
-def compare(folder: Path, recipe: Recipe, seen: Mapping[str, str]) -> None:
+def compare(folder: Path, recipe: Recipe, unseen: Collection[str]) -> None:
     """Refuse to go on with a run of other settings.
+
+    unseen: kinds of evidence that there was none of; where such files lie has to stay the same.
 
     Raises:
         ValueError: in one sentence, which names them; or nothing tells what the settings were.
     """
-    free = (*FREE, *(name for name, kind in MOVABLE.items() if kind in seen))
+    free = (*FREE, *(name for name, kind in MOVABLE.items() if kind not in unseen))
     differing = [
         name
         for name in differing_fields(recorded(folder), recipe.to_dict())
@@ -130,6 +133,8 @@ def compare_evidence(folder: Path, seen: Mapping[str, str], evidence: Mapping[st
         ValueError: in one sentence, which says what differs.
     """
     changed = [kind for kind in evidence if seen.get(kind, evidence[kind]) != evidence[kind]]
+    # That other samples have other names needs no words.
+    changed = [k for k in changed if not k.endswith(NAMES) or k.removesuffix(NAMES) not in changed]
     if changed:
         then, now = (", ".join(f"{held[kind]} of {kind}" for kind in changed) for held in (seen, evidence))
         raise ValueError(

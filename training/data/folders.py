@@ -28,6 +28,7 @@ from .members import (
     CAPTION_BYTES,
     EXTENSIONS,
     JSON_BYTES,
+    KEPT_BYTES,
     MEDIA,
     SIDECARS,
     UNKNOWN,
@@ -316,8 +317,8 @@ def _sizes(path: Path, files: Sequence[str], cache: Path) -> dict[str, tuple[int
 def _load_sizes(place: Path) -> dict[str, list[int]] | None:
     """What is kept of earlier openings; None if there is nothing, or nothing of ours."""
     try:
-        sizes = json.loads(place.read_bytes()) if place.is_file() else None
-    except (OSError, ValueError, RecursionError):
+        sizes = json.loads(read_small(place, KEPT_BYTES)) if place.is_file() else None
+    except (OSError, BadSample, ValueError, RecursionError):
         return None
     if not isinstance(sizes, dict):
         return None

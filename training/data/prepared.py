@@ -19,14 +19,15 @@ import safetensors
 import safetensors.torch
 from torch import Tensor
 
-from .samples import BadSample, PreparedExample, Raw
+from .members import MEDIUM_BYTES, read_small
+from .samples import BadSample, Bucket, PreparedExample, Raw
 
 EXTENSION = "safetensors"  # of Raw.extension, when a sample is a prepared one
 TENSORS = {"latents": 4, "text": 2, "image": 3, "reference_frames": 1}  # and their dimensions
 
 
 def read_prepared(
-    raw: Raw, modality: str, frames: int, window: float, reference: float | None
+    raw: Raw, modality: str, frames: int, window: float, reference: float | None, size: Bucket | None = None
 ) -> PreparedExample:
     """A picture, one frame of a clip, or `frames` consecutive ones, with the tokens of a picture of it.
 
@@ -37,12 +38,16 @@ def read_prepared(
             Only windows that hold a reference frame are taken.
         reference: 0 <= reference < 1, which of the window's reference frames is the picture. None = the
             window's first frame; windows then begin at reference frames only.
+        size: (height, width) of the bucket that the sample is counted in, which a batch has in common.
 
     Raises:
         BadSample: damaged, another kind of sample, or fewer frames than asked for.
     """
     tensors = read_tensors(raw)
     latents, stored = tensors["latents"], tensors["reference_frames"].tolist()
+    height, width = latents.shape[2:]
+    if size is not None and (size[0] % height or size[0] // height * width != size[1]):
+        raise BadSample(f"latents of {width} x {height} in the bucket of {size[1]} x {size[0]} pixels")
     length = latents.shape[1]
     if modality == "image" and length > 1:
         raise BadSample(f"a clip of {length} frames where a picture belongs")
@@ -75,13 +80,19 @@ def read_tensors(raw: Raw) -> dict[str, Tensor]:
         BadSample: not readable, or not what `prepare` writes.
     """
     try:
-        data = raw.media if isinstance(raw.media, bytes) else raw.media.read_bytes()
+        data = raw.media if isinstance(raw.media, bytes) else read_small(raw.media, MEDIUM_BYTES)
         tensors = safetensors.torch.load(data)
     except (OSError, safetensors.SafetensorError, ValueError, KeyError) as error:
         raise BadSample(f"not readable as latents and tokens: {error}") from error
     if {name: tensor.dim() for name, tensor in tensors.items()} != TENSORS:
         held = ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in sorted(tensors.items()))
         raise BadSample(f"not what prepare writes: {held or 'nothing'}")
+    kinds = {name: tensor.is_floating_point() for name, tensor in tensors.items()}
+    sizes = [side for tensor in tensors.values() for side in tensor.shape]
+    if kinds != {name: name != "reference_frames" for name in TENSORS} or 0 in sizes:
+        raise BadSample("not what prepare writes: tensors of other types, or empty ones")
+    if not all(tensor.isfinite().all() for tensor in tensors.values()):
+        raise BadSample("it holds numbers that are not finite")
     stored, length = tensors["reference_frames"].tolist(), tensors["latents"].shape[1]
     if stored[:1] != [0] or not all(0 <= frame < length for frame in stored):
         raise BadSample(f"reference frames {stored} of {length} frames, where the first must be 0")

@@ -244,11 +244,13 @@ class Shards:
         if counts.dtype != np.int64 or (counts < 0).any() or not counts.any():
             return False
         try:
-            self._problems = {int(shard): str(text) for shard, text in json.loads(problems.tobytes()).items()}
+            said = {int(shard): str(text) for shard, text in json.loads(problems.tobytes()).items()}
         except (ValueError, AttributeError, RecursionError):
             return False
-        self._counts = counts
-        return all(0 <= shard < len(self.paths) for shard in self._problems)
+        if not all(0 <= shard < len(self.paths) for shard in said):
+            return False
+        self._counts, self._problems = counts, said
+        return True
 
     def _count(self) -> Tally:
         """Count all shards; what they hold together."""
@@ -333,7 +335,8 @@ def _listed(names: Counter[str]) -> str:
 
 def _left_out(unknown: Counter[str]) -> str:
     """What has a caption and is of no known kind."""
-    counts = ", ".join(f"{count} .{shown(suffix, 12)}" for suffix, count in unknown.most_common(6))
+    most = sorted(unknown.items(), key=lambda item: (-item[1], item[0]))[:SHOWN]
+    counts = ", ".join(f"{count} .{shown(suffix, 12)}" for suffix, count in most)
     return f"passed over {counts}, which have captions and a suffix of no known kind" if counts else ""
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from training.rng import generator
+from univid.messages import shown
 
 from . import buckets, decode
 from .config import DataConfig
@@ -19,6 +20,7 @@ from .samples import MODALITIES, BadSample, Example, PreparedExample, Raw, Sourc
 
 KINDS = {"image": "image", "frame": "clip", "video": "clip"}  # of the source that a modality is read from
 ATTEMPTS = 16  # with half of the samples bad, one position in 65,536 finds no good one
+LISTED = 3  # bad samples that an error names
 CHUNK = 4096  # steps whose draws are made together
 
 
@@ -95,7 +97,8 @@ class Stream:
                 return dataclasses.replace(example, passed_over=tuple(passed_over))
         raise ValueError(
             f'sample {index} of step {step} of "{modality}" and all its {len(passed_over) - 1} replacements '
-            f"are bad; mend or remove them: {'; '.join(passed_over)}"
+            "are bad; mend them, or remove them for a run of another name: "
+            f"{'; '.join(shown(reason, 60) for reason in passed_over[:LISTED])}"
         )
 
     def _shown(
@@ -106,12 +109,11 @@ class Stream:
         if self.config.augment:
             rng = generator(self.seed, f"{modality} parts", position)
             window, x, y, reference = torch.rand(4, generator=rng).tolist()
-        first = self.config.reference == "first"
+        first, size = self.config.reference == "first", self.config.buckets[bucket]
         if raw.extension == "safetensors":
             from .prepared import read_prepared  # and with it the encoders, which raw media do without
 
-            return read_prepared(raw, modality, frames, window, None if first else reference)
-        size = self.config.buckets[bucket]
+            return read_prepared(raw, modality, frames, window, None if first else reference, size)
         if modality == "image":
             pixels = decode.decode_image(raw.media, cover=size)
         else:

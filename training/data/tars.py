@@ -27,7 +27,9 @@ from .members import (
     CAPTION_BYTES,
     EXTENSIONS,
     JSON_BYTES,
+    KEPT_BYTES,
     MEDIA,
+    MEDIUM_BYTES,
     SIDECARS,
     Facts,
     check_small,
@@ -36,6 +38,7 @@ from .members import (
     measure,
     parse_caption,
     parse_json,
+    read_small,
     size_in_json,
     split_name,
 )
@@ -43,7 +46,6 @@ from .samples import BadSample, Raw
 from .walk import Window, read_at, walk
 
 VERSION = 2  # of the index files; others are made anew
-MEDIUM_BYTES = 2**31  # of a clip in a tar, which is read into memory
 # NumPy parses its headers with `ast`, which in Python 3.11 now and then fails in threads (cpython 106905).
 ONE_AT_A_TIME = threading.Lock()
 log = logging.getLogger(__name__)
@@ -221,8 +223,10 @@ def load_arrays(place: Path) -> dict[str, np.ndarray]:
     try:
         if not place.is_file():
             return {}
-        data = io.BytesIO(place.read_bytes())
-        with ONE_AT_A_TIME, np.load(data) as file:
+        data = read_small(place, KEPT_BYTES)
+        with ONE_AT_A_TIME, np.load(io.BytesIO(data)) as file:
+            if sum(part.file_size for part in file.zip.infolist()) > len(data):
+                return {}  # compressed, which ours are not: a few bytes could fill the memory
             return {name: file[name] for name in file.files}
     except Exception as error:  # zip, NumPy and `ast` have many ways to say that a file is damaged
         log.debug("%s is not ours: %s", place, error)

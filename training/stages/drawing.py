@@ -1,5 +1,6 @@
 """Sample clips of a run, always from the same words, pictures and noise, so that steps can be compared."""
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from univid.pipeline import Clip, Sampling, generate
 from univid.sheet import save_sheet, sweep_sheet
 from univid.video import write_video
 
+log = logging.getLogger(__name__)
 LABEL = 48  # letters of a prompt beside its clip
 FRAMES_SHOWN = 6
 
@@ -43,10 +45,18 @@ def write(
     """Write step_<n>.png, all clips on one page, and each as step_<n>_<i>.mp4; the first process does."""
     if distributed.rank():
         return
-    name = f"step_{step:08d}"
+    try:
+        _write(clips, prompts, folder, f"step_{step:08d}", fps, f"{title}, step {step}")
+    except (ValueError, OSError) as error:  # a full disk costs pictures, and not the run
+        log.warning("samples of step %d are not written: %s", step, error)
+
+
+def _write(
+    clips: Sequence[Tensor], prompts: Sequence[str], folder: Path, name: str, fps: float, title: str
+) -> None:
     page = sweep_sheet(
         [[clip] for clip in clips],
-        title=f"{title}, step {step}",
+        title=title,
         row_labels=[shortened(prompt) for prompt in prompts],
         column_labels=[""],
         frames_shown=FRAMES_SHOWN,

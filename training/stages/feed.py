@@ -17,7 +17,9 @@ from training.data.manifest import Manifest, digests
 from training.data.samples import MODALITIES, Example, PreparedExample, Source
 from training.data.sources import open_source
 from training.data.stream import KINDS, Stream
+from training.folder import NAMES
 from training.rng import seed_for
+from univid.messages import shown
 from univid.model import UniVid
 
 
@@ -65,10 +67,10 @@ def evidence_of(sources: Mapping[str, Source]) -> dict[str, str]:
     for kind, source in sorted(sources.items()):
         counts = np.ascontiguousarray(source.counts(), dtype="<i8")
         seen[kind] = f"{counts.sum()} samples ({_digest(counts.tobytes())})"
-        seen[f"{kind} names"] = f"files ({_digest(json.dumps(source.names()).encode())})"
+        seen[f"{kind}{NAMES}"] = f"files ({_digest(json.dumps(source.names()).encode())})"
     if len(others := set(distributed.gathered(json.dumps(seen)))) > 1:
         raise ValueError(
-            f"expected the same data in all processes, got {' and '.join(sorted(others))}; "
+            f"expected the same data in all processes, got {shown(' and '.join(sorted(others)), 200)}; "
             "look at the log for what some of them could not read."
         )
     return seen
