@@ -49,10 +49,10 @@ def contents(folder):
         ("generate", "--lora", "v.mp4:0.5", "--out", "v.mp4"),
         ("generate", "--checkpoint", "v.mp4", "--out", "v.mp4"),
         ("sweep", "--image", "p.png", "--out", "p.png"),
-        ("import", "source", "--out", "source/unet/config.json"),
-        ("import", "source", "--out", "around/unet/config.json"),
-        ("import", "v.mp4", "--out", "v.mp4"),
-        ("import", "source", "--vision", "v.mp4", "--out", "v.mp4"),
+        ("import", "source", "--out", "source/unet/model.safetensors"),
+        ("import", "source", "--out", "around/unet/model.safetensors"),
+        ("import", "w.safetensors", "--out", "w.safetensors"),
+        ("import", "source", "--vision", "w.safetensors", "--out", "w.safetensors"),
     ],
     ids=" ".join,
 )
@@ -60,6 +60,8 @@ def test_no_input_is_replaced(run, tmp_path, words):
     (tmp_path / "folder").mkdir()
     (tmp_path / "source" / "unet").mkdir(parents=True)
     (tmp_path / "source" / "unet" / "config.json").write_text("{}")
+    for path in (tmp_path / "w.safetensors", tmp_path / "source" / "unet" / "model.safetensors"):
+        path.write_bytes(b"weights")
     for name in ("p.png", "q.png"):
         Image.new("RGB", (8, 8)).save(tmp_path / name)
     video.write_video(torch.zeros(1, 3, 3, 32, 32), tmp_path / "v.mp4", 8)

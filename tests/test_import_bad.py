@@ -119,9 +119,9 @@ def test_damaged_files(sources, refused, tmp_path):
     refused(cut, "is truncated")
     torch.save({"state_dict": load_file(sources / "videocrafter2.safetensors")}, tmp_path / "whole.ckpt")
     content = (tmp_path / "whole.ckpt").read_bytes()
-    for size in (len(content) // 2, 100, 0):
+    for size, words in ((len(content) // 2, "plain weights"), (100, "plain weights"), (0, "is empty")):
         (tmp_path / "cut.ckpt").write_bytes(content[:size])
-        refused(tmp_path / "cut.ckpt", "plain weights")
+        refused(tmp_path / "cut.ckpt", words)
     refused(tmp_path / "absent.ckpt", "cannot be read (No such file")
     refused(tmp_path / "absent.safetensors", "cannot be read (No such file")
     (tmp_path / "empty").mkdir()

@@ -76,7 +76,7 @@ def test_nothing_half_written_replaces_a_file(saved, trained):
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limit[1]))  # a disk that is full after 4096 bytes
     try:
-        with pytest.raises(ValueError, match="cannot write .*motion.safetensors"):
+        with pytest.raises(ValueError, match="motion.safetensors cannot be written .*; name another output"):
             save_lora(path, trained, CONFIG, base="other", steps=1)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)

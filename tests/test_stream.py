@@ -153,13 +153,16 @@ def test_reference_frames_are_all_equally_likely_or_the_first():
     assert shown["first"] == {0: 16}
 
 
+CELLS = [(height // 8, width // 8) for height, width in BUCKETS]
+
+
 @dataclasses.dataclass
 class Prepared(Pictures):
     """Clips of five frames as `prepare` writes them."""
 
     def read(self, bucket, shard, index):
         tensors = {
-            "latents": torch.arange(5.0).expand(4, 5)[..., None, None].repeat(1, 1, 8, 8),
+            "latents": torch.arange(5.0).expand(4, 5)[..., None, None].repeat(1, 1, *CELLS[bucket]),
             "text": torch.zeros(3, 8),
             "image": torch.tensor([0.0, 2.0])[:, None, None].repeat(1, 6, 8),
             "reference_frames": torch.tensor([0, 2]),
@@ -177,7 +180,7 @@ def test_prepared_clips_are_cut_like_raw_ones():
         assert first.latents[0, :, 0, 0].tolist() == list(range(frames)) and (first.image == 0).all()
         for index in range(8):
             latents = moved.example("video", step, index).latents
-            assert latents.shape == (4, frames, 8, 8)
+            assert latents.shape == (4, frames, *CELLS[moved.shape("video", step)[0]])
             starts.add(int(latents[0, 0, 0, 0]))
     assert len(starts) > 1
 

@@ -36,10 +36,10 @@ DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 # First bytes of what people mistake for weights.
 OTHERS = {
-    b"version https://git-lfs": "is a Git LFS pointer instead of the file itself; download the file",
-    b"\x89HDF": "is an HDF5 file; take the .safetensors version",
-    b"GGUF": "is a GGUF file; take the .safetensors version",
-    b"<": "is a web page; download the file itself",
+    b"version https://git-lfs": "is a Git LFS pointer instead of the file itself; download the file.",
+    b"\x89HDF": "is an HDF5 file; take the .safetensors version.",
+    b"GGUF": "is a GGUF file; take the .safetensors version.",
+    b"<": "is a web page; download the file itself.",
 }
 
 
@@ -59,20 +59,21 @@ def open_weights(path: str | os.PathLike) -> Weights:
         return open_pickled(file)
     what = next((what for magic, what in OTHERS.items() if start.startswith(magic)), None)
     if what is None:
-        what = "is neither a .safetensors file nor plain weights of PyTorch; take another one"
-    raise ValueError(f"{shown(path)} {what if start else 'is empty; download or copy it again'}.")
+        what = "is neither a .safetensors file nor plain weights of PyTorch; take another one."
+    raise ValueError(f"{shown(path)} {what if start else 'is empty; download or copy it again.'}")
 
 
 def _open_safetensors(file: Steady) -> Weights:
     with file.open() as handle:
         length = int.from_bytes(handle.read(8), "little")
         if length > min(HEADER_LIMIT, file.size - 8):
-            problem = "is truncated inside its header; download or copy it again"
+            problem = "is truncated inside its header; download or copy it again."
             if length > HEADER_LIMIT:
                 problem = (
-                    f"has a header of {length:,} bytes, more than the {HEADER_LIMIT:,} that are accepted"
+                    f"has a header of {length:,} bytes, more than the {HEADER_LIMIT:,} that are accepted; "
+                    "take another file."
                 )
-            raise ValueError(f"{shown(file.path)} {problem}.")
+            raise ValueError(f"{shown(file.path)} {problem}")
         text = handle.read(length)
     try:
         with safetensors.safe_open(file.path, "numpy") as opened:
