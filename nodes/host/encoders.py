@@ -171,12 +171,12 @@ def load_vae(weights: Checkpoint, disable_dynamic: bool = False) -> comfy.sd.VAE
         ours.load_state_dict(weights.read("vae"), assign=vae.patcher.is_dynamic())
         vae.size = None
         vae.model_size()
-    vae.patcher.cached_patcher_init = (_load_vae_patcher, (str(weights.path), weights.source))
+    vae.patcher.cached_patcher_init = (_load_vae_patcher, (str(weights.path), weights.name))
     return vae
 
 
-def _load_vae_patcher(path: str, source: str, disable_dynamic: bool = False) -> ModelPatcher:
-    return load_vae(open_checkpoint(Path(path), source), disable_dynamic).patcher
+def _load_vae_patcher(path: str, source: str | None, disable_dynamic: bool = False) -> ModelPatcher:
+    return load_vae(open_checkpoint(path, source), disable_dynamic).patcher
 
 
 def _patch(vae: comfy.sd.VAE, model: nn.Module, Patcher: type[ModelPatcher]) -> None:
