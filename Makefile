@@ -22,7 +22,7 @@ test: lint ## style and the quick tests
 	$(PY) -m pytest -q -n $(JOBS) --dist loadfile -m "not slow"
 
 test-slow: $(STAMP) ## the long tests, and those inside ComfyUI
-	$(PY) -m pytest -q -m slow
+	$(PY) -m pytest -q -n $(JOBS) --dist loadfile -m slow
 	@$(MAKE) --no-print-directory test-host
 
 test-host: $(STAMP) ## the nodes in every ComfyUI found: COMFYUI_PATH, two folders up, or ~/ComfyUI*; HOSTS=ends: in two

@@ -246,4 +246,4 @@ def test_a_second_of_4k_takes_a_bounded_memory(tmp_path, pixels, codec):
     read = "print(univid.video.read_video(sys.argv[1], frames=24, size=(320, 576))[0].shape)"
     seen, peak = peak_memory(imports + read, path)
     assert "[1, 3, 24, 320, 576]" in seen
-    assert peak - peak_memory(imports)[1] < 0.8
+    assert peak - peak_memory(imports)[1] < 1.0

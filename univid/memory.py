@@ -128,6 +128,11 @@ def activations(config: UNetConfig, cells: int, dtype: torch.dtype, tokens: int 
     return round((lower + (upper - lower) * (share * 2 ** (halvings + 1) - 1)) * cells)
 
 
+def with_kept(size: int) -> int:
+    """Bytes of activations, and of freed memory that the allocator keeps beside them."""
+    return size + min(round(KEPT_SHARE * size), KEPT_MOST)
+
+
 def decoding(config: VAEConfig, frames: int, cells: int, dtype: torch.dtype) -> int:
     """Bytes that decoding `frames` at once takes beside its weights; cells: of one frame's latents."""
     return round(_bytes_a_decoded_cell(config, dtype) * frames * cells)
@@ -142,8 +147,8 @@ def needed(
     """
     frames, height, width = size
     cells = (height // config.vae.factor) * (width // config.vae.factor)
-    sampled = _with_kept(activations(config.unet, clips * branches * frames * cells, dtype))
-    decoded = _with_kept(decoding(config.vae, min(CHUNK, clips * frames), cells, dtype))
+    sampled = with_kept(activations(config.unet, clips * branches * frames * cells, dtype))
+    decoded = with_kept(decoding(config.vae, min(CHUNK, clips * frames), cells, dtype))
     return max(sampled, decoded) + finished(clips, size)
 
 
@@ -165,10 +170,6 @@ def check(needed: int, what: str, advice: str) -> None:
         raise ValueError(
             f"{what} about {needed / GB:,.1f} GB of memory, and {there / GB:,.1f} GB are free; {advice}."
         )
-
-
-def _with_kept(size: int) -> int:
-    return size + min(round(KEPT_SHARE * size), KEPT_MOST)
 
 
 @lru_cache(maxsize=32)

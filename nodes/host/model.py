@@ -18,13 +18,13 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from ...univid import curves, memory
+from ...univid import curves, layers, memory
 from ...univid.checkpoints.opened import Checkpoint, open_checkpoint
 from ...univid.conditioning import Conditioning, with_null_image
 from ...univid.config import ModelConfig, SamplingProfile, UNetConfig
 from ...univid.diffusion import NoiseSchedule
 from ...univid.dtypes import dtype_of
-from ...univid.layers import CPU_TOKENS, TOKENS, even_places, segment_centers
+from ...univid.layers import even_places, segment_centers
 from ...univid.unet import UNet
 from ...univid.vae import Autoencoder
 from . import conditioning as keys
@@ -235,8 +235,10 @@ class UniVidModel(comfy.model_base.BaseModel):
     def memory_required(self, input_shape, cond_shapes=None) -> float:
         """Bytes of one call; input_shape: `[b * t, c, h, w]`."""
         cells = input_shape[0] * input_shape[-2] * input_shape[-1]
-        tokens = CPU_TOKENS if management.get_torch_device().type == "cpu" else TOKENS
-        return memory.activations(self.univid_config.unet, cells, self.get_dtype_inference(), tokens)
+        cpu = management.get_torch_device().type == "cpu"
+        tokens = layers.CPU_TOKENS if cpu else layers.TOKENS
+        dtype = self.get_dtype_inference()
+        return memory.with_kept(memory.activations(self.univid_config.unet, cells, dtype, tokens))
 
     def check_latents(self, noise: Tensor) -> int:
         """The number of frames of latents or noise `[t 4 h w]`; ValueError for those of another model."""

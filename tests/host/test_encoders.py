@@ -336,7 +336,7 @@ def test_missing_and_changed_files(pack, tmp_path):
     larger = UniVidLoad.fingerprint_inputs("new.safetensors", "auto")
     os.utime(tmp_path / "new.safetensors", (0, 1))  # as long, and written at another time
     assert len({before, larger, UniVidLoad.fingerprint_inputs("new.safetensors", "auto")}) == 3
-    with pytest.raises(ValueError, match="not a .safetensors file"):
+    with pytest.raises(ValueError, match="neither a .safetensors file"):
         UniVidLoad.execute("new.safetensors")
     with pytest.raises(ValueError, match="plain weights"):
         UniVidLoad.execute("old.ckpt")
