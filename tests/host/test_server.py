@@ -300,7 +300,7 @@ def test_bad_values_are_refused_in_words(server, name):
 FILES = {  # file, whose name says nothing -> words of the message
     "truncated": r"truncated|incomplete|cut off",
     "foreign": r"no UniVid|not a UniVid|expected a UniVid",
-    "pickle": r"not a safetensors|safetensors file",
+    "pickle": r"cannot be read as plain weights",
     "nan weights": r"\bnan\b|finite",
     "unknown field": r"unknown.*surprise",
 }
