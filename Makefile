@@ -3,10 +3,9 @@
 PYTHON ?= python3
 PY := .venv/bin/python
 STAMP := .venv/installed
-JOBS ?= 2
 # Tests run JOBS at a time, each on one thread: small networks gain nothing from more, and sums keep their order.
-test test-slow test-host: export OMP_NUM_THREADS ?= 1
-test test-slow test-host: export JOBS
+JOBS ?= 2
+TESTED := OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(PY) -m pytest -q -n $(JOBS) --dist loadfile
 
 .PHONY: help setup demo test test-slow test-host locales screenshots lint bench bench-host bench-training chaos train-tiny evaluate clean
 
@@ -19,14 +18,14 @@ demo: $(STAMP) ## three clips of the built-in model in demo/
 	$(PY) -m univid demo
 
 test: lint ## style and the quick tests
-	$(PY) -m pytest -q -n $(JOBS) --dist loadfile -m "not slow"
+	$(TESTED) -m "not slow"
 
 test-slow: $(STAMP) ## the long tests, and those inside ComfyUI
-	$(PY) -m pytest -q -n $(JOBS) --dist loadfile -m slow
+	$(TESTED) -m slow
 	@$(MAKE) --no-print-directory test-host
 
 test-host: $(STAMP) ## the nodes in every ComfyUI found: COMFYUI_PATH, two folders up, or ~/ComfyUI*; HOSTS=ends: in two
-	@$(PY) -m tests.host
+	@JOBS=$(JOBS) OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(PY) -m tests.host
 
 screenshots: $(STAMP) ## workflows/ and their pictures anew, on the newest ComfyUI found; NAMES=control: one of them
 	@$(PY) -m tests.host screenshots $(NAMES)
