@@ -91,14 +91,14 @@ class Ledger(TorchDispatchMode):
 
 
 class CpuLedger(Ledger):
-    """Also counts the copy that a CPU's convolution makes of an input whose channels are not last."""
+    """Also counts a CPU convolution's copies of input and output, where channels are not last."""
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         out = super().__torch_dispatch__(function, types, args, kwargs)
         if function is torch.ops.aten.convolution.default:
             x, kernel = args[0], args[1]
             if kernel.shape[2:].numel() > 1 and not x.is_contiguous(memory_format=torch.channels_last):
-                self._see(x.nbytes)
+                self._see(x.nbytes + out.nbytes)
         return out
 
 
