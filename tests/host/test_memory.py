@@ -28,4 +28,4 @@ def test_the_estimate_is_near_the_measured_peak(pack, tmp_path, channels, branch
     figures = json.loads(result.stdout.splitlines()[-1])
     ratio = figures["estimate"] / figures["measured"]
     print(f"width {channels}: measured {figures['measured'] / 2**20:.0f} MB, estimate {ratio:.2f} of it")
-    assert 0.9 < ratio < 1.7
+    assert 0.8 < ratio < 1.7
