@@ -76,7 +76,7 @@ def test_a_terminal_that_closes_says_so_twice(tmp_path, hangup):
     with pytest.raises(SystemExit, match="SIGHUP at step 5, all is saved"):
         run(tmp_path, task=Signalled(4, "SIGHUP", "SIGHUP"))
     with pytest.raises(KeyboardInterrupt):  # while the second of the others acts at once
-        run(tmp_path, task=Signalled(8, "SIGHUP", "SIGINT", "SIGINT"))
+        run(tmp_path, task=Signalled(8, "SIGHUP", "SIGINT", "SIGTERM"))
     assert newest_state(tmp_path)["step"] == 7
 
 
