@@ -49,6 +49,21 @@ def media(tmp_path_factory):
     return write_media(tmp_path_factory.mktemp("media"))
 
 
+@pytest.fixture
+def run(small_checkpoint, tmp_path, monkeypatch, capsys):
+    """Call the command line in an own folder; gives (exit status, stdout, stderr)."""
+    from univid import __main__ as command_line
+
+    monkeypatch.chdir(tmp_path)
+
+    def call(command, *words):
+        given = ["--checkpoint", small_checkpoint] if command in ("generate", "sweep", "demo") else []
+        status = command_line.main([command, *map(str, [*given, *words])])
+        return status, *capsys.readouterr()
+
+    return call
+
+
 @pytest.fixture(scope="module")
 def one_thread():
     """Networks this small are slower on more."""

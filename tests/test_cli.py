@@ -16,19 +16,6 @@ PROMPT = "a red circle moves left on a black background"
 
 
 @pytest.fixture
-def run(small_checkpoint, tmp_path, monkeypatch, capsys):
-    """Call the command line in an own folder; gives (exit status, stdout, stderr)."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(command, *words):
-        given = ["--checkpoint", small_checkpoint] if command in ("generate", "sweep", "demo") else []
-        status = command_line.main([command, *map(str, [*given, *words])])
-        return status, *capsys.readouterr()
-
-    return call
-
-
-@pytest.fixture
 def picture(tmp_path):
     path = tmp_path / "picture.png"
     Image.effect_noise((40, 24), 80).convert("RGB").save(path)

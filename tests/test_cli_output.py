@@ -13,24 +13,10 @@ import pytest
 import torch
 from PIL import Image
 
-from univid import __main__ as command_line
 from univid import video
 
 ROOT = Path(__file__).parent.parent
 PROMPT = "a red circle moves left on a black background"
-
-
-@pytest.fixture
-def run(small_checkpoint, tmp_path, monkeypatch, capsys):
-    """Call the command line in an own folder; gives (exit status, stdout, stderr)."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(command, *words):
-        given = ["--checkpoint", small_checkpoint] if command in ("generate", "sweep", "demo") else []
-        status = command_line.main([command, *map(str, [*given, *words])])
-        return status, *capsys.readouterr()
-
-    return call
 
 
 def contents(folder):

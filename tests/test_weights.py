@@ -4,10 +4,12 @@ import errno
 import os
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 import safetensors.torch
 import torch
+import weight_files
 from weight_files import write_header, write_safetensors
 
 from univid.files import regular
@@ -16,14 +18,7 @@ from univid.files.weights import HEADER_LIMIT, open_weights
 ONE = {"a": ("F32", (1,), (0, 4))}
 
 
-def refused(path, *words):
-    with pytest.raises(ValueError) as caught:
-        open_weights(path)
-    message = str(caught.value)
-    assert message.startswith(str(path)[:40]) and message.endswith(".") and len(message) <= 400, message
-    assert message.isprintable(), message
-    for word in words:
-        assert word in message, message
+refused = partial(weight_files.refused, open_weights)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import re
 import zipfile
 from collections import OrderedDict
 
+import pytest
 import torch
 
 from univid.checkpoints.shapes import NO_TIME
@@ -134,3 +135,14 @@ def write_stream(path, content, storages, order=True):
         for numel, data in storages.values():
             file.write(numel.to_bytes(8, "little") + data)
     return path
+
+
+def refused(opens, path, *words):
+    """That `opens(path)` is refused in one sentence which begins with the path and holds these words."""
+    with pytest.raises(ValueError) as caught:
+        opens(path)
+    message = str(caught.value)
+    assert message.startswith(str(path)[:40]) and message.endswith(".") and len(message) <= 400, message
+    assert message.isprintable(), message
+    for word in words:
+        assert word in message, message
