@@ -8,6 +8,7 @@ import os
 import pickle
 import random
 import shutil
+import signal
 import tarfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -296,8 +297,16 @@ class Places(torch.utils.data.Dataset):
         return raw.key, media(raw)
 
 
+@pytest.fixture
+def sigchld():
+    """PyTorch's DataLoader leaves a handler behind, which would raise in whatever test comes next."""
+    before = signal.getsignal(signal.SIGCHLD)
+    yield
+    signal.signal(signal.SIGCHLD, before)
+
+
 @pytest.mark.parametrize("start", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
-def test_workers_read_the_same(tmp_path, opened, start):
+def test_workers_read_the_same(tmp_path, opened, sigchld, start):
     for seed in range(3):
         write_tar(tmp_path / f"{seed}.tar", pictures(40, seed))
     (tmp_path / "own").mkdir()
