@@ -5,14 +5,12 @@ With several processes: `torchrun --nproc-per-node 2 -m training train RECIPE`.
 
 import argparse
 import contextlib
-import io
-import logging
 import shutil
 import sys
 from pathlib import Path
 
 from univid.files.output import new_file
-from univid.messages import Lines, sentence
+from univid.messages import sentence, show_safely
 from univid.signals import stoppable
 
 from . import cli, distributed
@@ -167,7 +165,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def program() -> int:
     """`main` as a program; the exit status: 0 done, 2 an error (one line on stderr), 130 and more stopped."""
-    _show_safely()
+    show_safely("%(levelname)s: %(message)s")
     try:
         with stoppable():  # the loop saves; all else removes what is unfinished
             main()
@@ -184,15 +182,6 @@ def _reason(error: Exception) -> str:
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}; look at that file or folder."
     return str(error)
-
-
-def _show_safely() -> None:
-    """No line does more to a terminal than stand there, and no name is one that it cannot show."""
-    handler = logging.StreamHandler()
-    handler.setFormatter(Lines("%(levelname)s: %(message)s"))
-    logging.basicConfig(handlers=[handler])
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 if __name__ == "__main__":

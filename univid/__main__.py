@@ -2,7 +2,6 @@
 
 import argparse
 import dataclasses
-import logging
 import sys
 import time
 import traceback
@@ -10,7 +9,7 @@ from pathlib import Path
 
 from .cli import build_parser
 from .dtypes import dtype_of
-from .messages import Lines, sentence, shown
+from .messages import sentence, show_safely, shown
 from .signals import stoppable
 
 PROG = "univid"
@@ -28,7 +27,7 @@ DEMOS = {
 def main(argv: list[str] | None = None) -> int:
     """Run one command; the exit status: 0 done, 2 an error (one line on stderr), 130 and more stopped."""
     argv = sys.argv[1:] if argv is None else argv
-    _show_safely()
+    show_safely(f"{PROG}: %(levelname)s: %(message)s")
     try:
         with stoppable():
             args = build_parser().parse_args(argv)
@@ -42,15 +41,6 @@ def main(argv: list[str] | None = None) -> int:
         print(sentence(f"{PROG}: error: {_reason(error)}"), file=sys.stderr)
         return 2
     return 0
-
-
-def _show_safely() -> None:
-    """No line does more to a terminal than stand there, and no name is one that it cannot show."""
-    handler = logging.StreamHandler()
-    handler.setFormatter(Lines(f"{PROG}: %(levelname)s: %(message)s"))
-    logging.basicConfig(handlers=[handler])
-    if hasattr(sys.stdout, "reconfigure"):  # file names have letters that Windows' encodings lack
-        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def generate(args: argparse.Namespace) -> None:

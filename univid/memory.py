@@ -175,8 +175,7 @@ def check(needed: int, what: str, advice: str) -> None:
 @lru_cache(maxsize=32)
 def _bytes_a_cell(config: UNetConfig, dtype: torch.dtype, halvings: int) -> float:
     """With feed-forwards that take 1 / 2^halvings of the tokens at once."""
-    unet = UNet(config, device="meta", dtype=dtype).requires_grad_(False)
-    stream = config.image_stream
+    unet, stream = _unet(config, dtype), config.image_stream
     clips, text_tokens, image_tokens = 1, 2, 2  # what all frames share is not worth counting
     with torch.device("meta"):
         x = torch.empty(clips, config.in_channels, FRAMES, SIDE, SIDE, dtype=dtype)
@@ -190,6 +189,11 @@ def _bytes_a_cell(config: UNetConfig, dtype: torch.dtype, halvings: int) -> floa
         if isinstance(layer, FeedForward):
             layer.tokens = cells >> halvings
     return _peak(unet, lambda: unet(x, timesteps, cond)) / cells
+
+
+@lru_cache(maxsize=4)
+def _unet(config: UNetConfig, dtype: torch.dtype) -> UNet:
+    return UNet(config, device="meta", dtype=dtype).requires_grad_(False)
 
 
 @lru_cache(maxsize=16)

@@ -1,6 +1,7 @@
 """Text of users and files, made safe to show: a terminal obeys some characters, nobody reads a megabyte."""
 
 import logging
+import sys
 import unicodedata
 
 LIMIT = 400  # characters of a whole message
@@ -34,6 +35,18 @@ class Lines(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         return sentence(super().format(record))
+
+
+def show_safely(form: str) -> None:
+    """Let no line of a program do more to a terminal than stand there, and no name be one it cannot show.
+
+    form: of log lines, as logging takes it.
+    """
+    handler = logging.StreamHandler()
+    handler.setFormatter(Lines(form))
+    logging.basicConfig(handlers=[handler])
+    if hasattr(sys.stdout, "reconfigure"):  # file names have letters that Windows' encodings lack
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _escaped(character: str) -> str:

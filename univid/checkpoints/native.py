@@ -24,7 +24,7 @@ from ..config import (
     to_json,
 )
 from ..encoders import ImageEncoder, TextEncoder
-from ..files.tensors import Weights
+from ..files.tensors import Entry, Weights
 from ..messages import shown
 from ..model import UniVid
 from ..unet import UNet
@@ -77,9 +77,7 @@ def save(path: str | os.PathLike, model: UniVid, *, dtype: torch.dtype | None = 
         for name, module in held.items()
         for key, tensor in module.state_dict().items()
     }
-    entries = {
-        key: stream.Entry(dtype or tensor.dtype, tuple(tensor.shape)) for key, tensor in tensors.items()
-    }
+    entries = {key: Entry(dtype or tensor.dtype, tuple(tensor.shape)) for key, tensor in tensors.items()}
     config = dataclasses.replace(model.config, **absent)
 
     def make(key: str) -> torch.Tensor:

@@ -81,9 +81,10 @@ class Clip:
     def __init__(self, media: Media, stack: contextlib.ExitStack):
         self.media, self.stack = media, stack
         with open_media(media) as file:
-            self.containers = (BOXES,) if has_boxes(file) else CONTAINERS
-            if has_boxes(file):
+            boxes = has_boxes(file)
+            if boxes:
                 check_boxes(file)
+        self.containers = (BOXES,) if boxes else CONTAINERS
         self._open()
 
     def _open(self) -> None:
