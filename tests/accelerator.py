@@ -1,8 +1,8 @@
 """A machine with an accelerator, pretended: code that runs under it would run on the real one.
 
 Tensors on "cuda" have sizes, a device and no contents (PyTorch's FakeTensorMode); on the CPU all is as it is.
-So an operation on tensors of two devices raises, as there, and every wait for the device is seen: a value read
-back (`item`, `tolist`, `bool`), a size that depends on values (`nonzero`, masks), a copy that blocks.
+So an operation on tensors of two devices raises, as there, and what waits for the device is seen: a value
+read back (`item`, `tolist`, `bool`), a size that depends on values (`nonzero`, masks), a copy that blocks.
 """
 
 from collections.abc import Iterator

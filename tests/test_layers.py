@@ -87,7 +87,7 @@ def test_temporal_attention_is_equation_8(position):
     places = torch.rand(CLIPS, FRAMES, generator=torch.Generator().manual_seed(0))
 
     def run(places):
-        context = Context(FRAMES, None, places, None, None, None, {}, {})
+        context = Context(FRAMES, None, places, None, None, {}, {}, {})
         return layer(x.flatten(0, 1), context).unflatten(0, (CLIPS, FRAMES))
 
     assert difference(run(places), temporal_attention(x, layer, places)) < 1e-4
@@ -121,14 +121,20 @@ class Dual:
 
     def run(self, weights, factor=1, level_weights=None, text=True, image=True):
         self.calls = 0
+        text, image = (
+            own if given is True else given for own, given in ((self.text, text), (self.image, image))
+        )
+        weights = torch.as_tensor(weights, dtype=torch.float32).expand(CLIPS, -1, 2)
+        cond = Conditioning(self.text, self.image, weights, level_weights or {})
+        level = cond.at_level(factor)
         context = Context(
             frames=FRAMES,
             embedding=None,
             places=None,
-            text=self.text if text is True else text,
-            image=self.image if image is True else image,
-            weights=torch.as_tensor(weights, dtype=torch.float32).expand(CLIPS, -1, 2),
-            level_weights=level_weights or {},
+            text=text,
+            image=image,
+            weights={factor: level},
+            streams={factor: tuple(level.flatten(0, 1).any(0).tolist())},
             references={},
         )
         return self.layer(self.x.flatten(0, 1), context, factor).unflatten(0, (CLIPS, FRAMES))

@@ -196,7 +196,7 @@ def test_autocast_keeps_what_an_accelerator_keeps():
         context = Context(
             frames=4, embedding=torch.empty(2, 192, device=device), places=torch.empty(2, 4, device=device),
             text=torch.empty(2, 77, 64, device=device), image=torch.empty(2, 65, 64, device=device),
-            weights=torch.empty(2, 1, 2, device=device), level_weights={},
+            weights={1: torch.empty(2, 1, 2, device=device)}, streams={1: (True, True)},
             references={1: torch.zeros(1, dtype=torch.long, device=device)},
         )  # fmt: skip
         h = torch.empty(8, 48, 8, 8, device=device)

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from .devices import beside
+
 FLOAT32 = ("weights", "places")  # stay so, and numbers too, when the other fields change their type
 
 
@@ -16,7 +18,8 @@ class Conditioning:
 
     text: text tokens `[b n d]`, or per frame `[b t n d]`.
     image: image tokens `[b m d]` or `[b t m d]`; None = the image stream is off.
-    weights: modality weights `[b 2]` or per frame `[b t 2]`, order (lambda_t, lambda_v).
+    weights: modality weights `[b 2]` or per frame `[b t 2]`, order (lambda_t, lambda_v), on the CPU: they say
+        which streams and branches are computed, and a value on another device is waited for.
     level_weights: multipliers of the weights a level, {f: (text, image)}; a level left out has (1, 1).
     concat: latents joined to the input along channels, `[b c t h w]`.
     numbers: what a model with embeddings of numbers was trained to be told, {name: `[b]`}: "fps", frames a
@@ -71,13 +74,26 @@ class Conditioning:
         return next(iter(self._frames()), None)
 
     def to(self, device=None, dtype: torch.dtype | None = None) -> "Conditioning":
-        """Move every tensor; weights, places and numbers keep float32."""
+        """Move every tensor but the weights; weights, places and numbers keep float32."""
         moved = {
-            name: value.to(device=device, dtype=torch.float32 if name in FLOAT32 else dtype)
+            name: value.to(
+                device=None if name == "weights" else device,
+                dtype=torch.float32 if name in FLOAT32 else dtype,
+            )
             for name, value in self._tensors()
         }
         numbers = {name: value.to(device=device, dtype=torch.float32) for name, value in self.numbers.items()}
         return dataclasses.replace(self, **moved, numbers=numbers)
+
+    def streams(self) -> tuple[bool, bool]:
+        """Whether the streams of text and image have a weight other than 0 anywhere."""
+        return tuple((self.weights != 0).flatten(0, -2).any(0).tolist())
+
+    def at_level(self, factor: int) -> Tensor:
+        """The modality weights `[b 1 2]` or `[b t 2]` at the level of a factor."""
+        weights = self.weights if self.weights.dim() == 3 else self.weights[:, None]
+        text, image = self.level_weights.get(factor, (1.0, 1.0))
+        return torch.stack([weights[..., 0] * text, weights[..., 1] * image], -1)
 
     def with_weights(self, weights: Tensor) -> "Conditioning":
         """The same conditions under other modality weights `[b 2]` or `[b t 2]`."""
@@ -132,13 +148,12 @@ def with_null_image(cond: Conditioning, tokens: Tensor) -> Conditioning:
     A clip that has one in some frames keeps its own tokens in all, so that a curve may touch 0.
     """
     shown = cond.weights[..., 1].reshape(cond.clips, -1).any(1)  # [b]
-    if shown.all():
-        return cond
-    tokens = tokens.to(cond.weights.device)
     if cond.image is None:
-        image = tokens.expand(cond.clips, -1, -1)
+        if shown.all():
+            return cond  # which the network refuses: a weight, and nothing that it could weigh
+        image = tokens.to(cond.text.device).expand(cond.clips, -1, -1)
     else:
-        own = shown.reshape(-1, *[1] * (cond.image.dim() - 1)).to(cond.image.device)
+        own = beside(shown.reshape(-1, *[1] * (cond.image.dim() - 1)), cond.image)
         image = torch.where(own, cond.image, tokens.to(cond.image))
     text, weight = cond.weights.unbind(-1)
     weight = torch.where(shown.reshape(-1, *[1] * (weight.dim() - 1)), weight, 1.0)

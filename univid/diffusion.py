@@ -18,6 +18,7 @@ from torch import Tensor
 
 from .conditioning import Conditioning, with_null_image
 from .config import BetaConfig, ScheduleConfig
+from .devices import beside
 
 # (x_t [b c t h w], timesteps [b], cond) -> [b c t h w]
 Network = Callable[[Tensor, Tensor, Conditioning], Tensor]
@@ -92,18 +93,18 @@ class NoiseSchedule:
     def sigma(self, timestep: Tensor | float) -> Tensor:
         """Sigma of a timestep, log-linear between the entries of the table; any shape."""
         timestep = torch.as_tensor(timestep, dtype=torch.float32).clamp(0, len(self.sigmas) - 1)
-        log_sigmas = self.log_sigmas.to(timestep.device)
+        log_sigmas = beside(self.log_sigmas, timestep)
         low, high = log_sigmas[timestep.floor().long()], log_sigmas[timestep.ceil().long()]
         return torch.lerp(low, high, timestep.frac()).exp()
 
     def timestep(self, sigma: Tensor) -> Tensor:
         """The timestep whose table entry is nearest in log sigma (int64, the shape of `sigma`)."""
-        distances = (sigma.float().log()[..., None] - self.log_sigmas.to(sigma.device)).abs()
+        distances = (sigma.float().log()[..., None] - beside(self.log_sigmas, sigma)).abs()
         return distances.argmin(-1)
 
     def x0_scale(self, sigma: Tensor) -> Tensor:
         """The factor s of x0 at `sigma`, of the same shape; linear in log sigma between timesteps."""
-        log_sigmas, scales = self.log_sigmas.to(sigma.device), self.x0_scales.to(sigma.device)
+        log_sigmas, scales = beside(self.log_sigmas, sigma), beside(self.x0_scales, sigma)
         log_sigma = sigma.float().log()
         high = torch.searchsorted(log_sigmas, log_sigma.contiguous()).clamp(1, len(scales) - 1)
         fraction = (log_sigma - log_sigmas[high - 1]) / (log_sigmas[high] - log_sigmas[high - 1])
@@ -126,8 +127,8 @@ class NoiseSchedule:
 
     def _coefficients(self, timesteps: Tensor, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """s, sqrt(abar) and sqrt(1 - abar), broadcastable to `like`."""
-        scale = self.x0_scales.to(like.device)[timesteps]
-        sigma = _broadcast(self.sigmas.to(like.device)[timesteps] * scale, like)
+        scale = beside(self.x0_scales, like)[timesteps]
+        sigma = _broadcast(beside(self.sigmas, like)[timesteps] * scale, like)
         alpha = (sigma.square() + 1).rsqrt()
         return _broadcast(scale, like), alpha, sigma * alpha
 
@@ -152,7 +153,7 @@ def _zero_terminal_snr(alpha_bars: Tensor) -> Tensor:
 
 def _broadcast(sigma: Tensor, like: Tensor) -> Tensor:
     """A scalar or `[b]` sigma as float32 on the device of `like`, one value a clip."""
-    return sigma.to(like.device, torch.float32).reshape(-1, *[1] * (like.dim() - 1))
+    return beside(sigma, like, torch.float32).reshape(-1, *[1] * (like.dim() - 1))
 
 
 # Views: what a network predicts, given x = x0 + sigma noise. The first argument is what is converted.
@@ -206,15 +207,18 @@ class Denoiser:
     null_image: Tensor | None = None
 
     def __call__(self, x: Tensor, sigma: Tensor, cond: Conditioning) -> Tensor:
-        """x `[b c t h w]` float32, sigma a scalar or `[b]` -> x0 `[b c t h w]` float32."""
-        sigma = sigma.to(x.device, torch.float32).expand(x.shape[0])
+        """x `[b c t h w]` float32, sigma a scalar or `[b]` -> x0 `[b c t h w]` float32.
+
+        A sigma on the CPU is the better one: what is computed of it then needs no other device.
+        """
+        sigma = sigma.float().expand(x.shape[0])
         timesteps, scale = self.schedule.timestep(sigma), self.schedule.x0_scale(sigma)
         s, sigma = _broadcast(scale, x), sigma * scale
         x = x * s
         x_t = x * _broadcast((sigma.square() + 1).rsqrt(), x)
         if self.null_image is not None:
             cond = with_null_image(cond, self.null_image)
-        told = self.schedule.told(timesteps)
+        told = beside(self.schedule.told(timesteps), x)
         output = self.network(x_t.to(self.dtype), told, cond.to(dtype=self.dtype))
         return TO_X0[self.prediction](output.float(), x, sigma) / s
 
@@ -245,7 +249,7 @@ def training_loss(
     loss = error.square().flatten(1).mean(1)  # [b]
     if weighting == "uniform":
         return loss
-    snr = (schedule.sigmas * schedule.x0_scales).to(loss.device)[timesteps] ** -2
+    snr = beside(schedule.sigmas * schedule.x0_scales, loss)[timesteps] ** -2
     # Squared errors relate as: error(x0) = error(eps) / SNR = error(v) / (SNR + 1).
     to_x0_error = {"eps": 1 / snr, "v": 1 / (snr + 1), "x0": 1.0}[prediction]
     return loss * to_x0_error * snr.clamp(max=MIN_SNR_GAMMA)

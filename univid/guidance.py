@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from .conditioning import Conditioning, cat
+from .devices import beside
 from .diffusion import Denoiser, v_to_x0, x0_to_v
 
 
@@ -103,7 +104,7 @@ class _Guider(ABC):
         """A guided x0 after `rescale`; the arguments are those of `combine`."""
         if not self.rescale:
             return guided
-        s = x0_scale.to(x).reshape(-1, 1, 1, 1, 1)
+        s = beside(x0_scale, x, x.dtype).reshape(-1, 1, 1, 1, 1)
         reference = _most_conditioned(answers, has_text)
         return _rescale(guided * s, reference * s, x * s, sigma * x0_scale, self.rescale) / s
 
@@ -179,9 +180,10 @@ class Pulls:
     cosine: float
 
 
-def pulls(answers: Mapping[str, Tensor]) -> Pulls | None:
+def pulls(answers: Mapping[str, Tensor]) -> Tensor | None:
     """The pulls that the answers `[b c t h w]` of Separate's or Nested's branches already show, else None.
 
+    `[3]`, the fields of `Pulls`, on the answers' device: who reads them there waits for it.
     Separate: T - e0 and I - e0. Nested: TI - I and I - e0.
     """
     if {"e0", "T", "I"} <= answers.keys():
@@ -191,7 +193,7 @@ def pulls(answers: Mapping[str, Tensor]) -> Pulls | None:
     else:
         return None
     cosine = torch.nn.functional.cosine_similarity(text.flatten(), image.flatten(), dim=0)
-    return Pulls(*(x.square().mean().sqrt().item() for x in (text, image)), cosine.item())
+    return torch.stack([*(x.square().mean().sqrt() for x in (text, image)), cosine])
 
 
 def _has(cond: Conditioning) -> Tensor:
@@ -230,14 +232,14 @@ def _where(mask: Tensor, chosen: Conditioning, e0: Conditioning) -> Conditioning
         a, b = getattr(chosen, name), getattr(e0, name)
         if a.dim() != b.dim():  # one of them is per frame
             a, b = (v.unsqueeze(1) if v.dim() < max(a.dim(), b.dim()) else v for v in (a, b))
-        pick[name] = torch.where(mask.reshape(-1, *[1] * (a.dim() - 1)), a, b)
+        pick[name] = torch.where(beside(mask, a).reshape(-1, *[1] * (a.dim() - 1)), a, b)
     return dataclasses.replace(chosen, **pick)
 
 
 def _most_conditioned(e: Mapping[str, Tensor], has_text: Tensor) -> Tensor:
     """TI, else T, else I; clip by clip, because T is e0 in a clip without text weight."""
     if "T" in e and "I" in e:
-        return torch.where(has_text.reshape(-1, 1, 1, 1, 1), e["T"], e["I"])
+        return torch.where(beside(has_text, e["T"]).reshape(-1, 1, 1, 1, 1), e["T"], e["I"])
     return next(e[name] for name in ("TI", "T", "I") if name in e)
 
 

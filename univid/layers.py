@@ -38,7 +38,7 @@ class Context:
 
     embedding: timestep embedding `[b e]`. places: of the frames in their clip, `[b t]`.
     text, image: tokens `[b n d]` or `[b t n d]`, None = stream off.
-    weights: modality weights `[b 1 2]` or `[b t 2]`. level_weights: multipliers {f: (text, image)}.
+    weights: modality weights a level, {f: `[b 1 2]` or `[b t 2]`}. streams: which of them run there.
     references: the frames that PSTAttn-f attends to, {f: indices [n]}.
     hook: of a host, which may change the trunk's self-attention.
     """
@@ -48,27 +48,32 @@ class Context:
     places: Tensor
     text: Tensor | None
     image: Tensor | None
-    weights: Tensor
-    level_weights: Mapping[int, tuple[float, float]]
+    weights: Mapping[int, Tensor]
+    streams: Mapping[int, tuple[bool, bool]]
     references: Mapping[int, Tensor]
     hook: Hook = Hook()
 
 
-def segment_centers(frames: int, n: int) -> Tensor:
+def segment_centers(frames: int, n: int, device: torch.device | None = None) -> Tensor:
     """The centre frame of each of n even segments of a clip, ascending `[n]`; n is at most `frames`."""
-    return (2 * torch.arange(n) + 1) * frames // (2 * n)
+    return (2 * torch.arange(n, device=device) + 1) * frames // (2 * n)
 
 
-def reference_frames(frames: int, segment_frames: int, generator: torch.Generator | None = None) -> Tensor:
+def reference_frames(
+    frames: int,
+    segment_frames: int,
+    generator: torch.Generator | None = None,
+    device: torch.device | None = None,
+) -> Tensor:
     """The reference frames Gamma_f of eq. 6: one of each of n = ceil(frames / segment_frames) even segments.
 
     paper: "n_f reference frames from each segment"; we: one frame a segment, n_f segments, because that alone
     gives the dense middle and sparse outside of Fig. 1. With a generator (training) the frame is uniform in
-    its segment, without (inference) it is the centre. Returns ascending indices `[n]`.
+    its segment, without (inference) it is the centre. Returns ascending indices `[n]`, drawn ones on the CPU.
     """
     n = math.ceil(frames / segment_frames)
     if generator is None:
-        return segment_centers(frames, n)
+        return segment_centers(frames, n, device)
     j = torch.arange(n)
     first, last = j * frames // n, (j + 1) * frames // n
     return first + (torch.rand(n, generator=generator) * (last - first)).long()
@@ -143,14 +148,14 @@ class DualCrossAttention(nn.Module):
 
     def forward(self, x: Tensor, context: Context, factor: int) -> Tensor:  # [(b t) s d]
         q = self.to_q(x)
-        streams = []
-        text, image = context.level_weights.get(factor, (1.0, 1.0))
-        if context.text is not None and text:
+        streams, (text, image) = [], context.streams[factor]
+        text_weight, image_weight = context.weights[factor].unbind(-1)
+        if text:
             k, v = self.to_k(context.text), self.to_v(context.text)
-            streams.append(self._stream(q, k, v, context.frames, context.weights[..., 0] * text))
-        if context.image is not None and image:
+            streams.append(self._stream(q, k, v, context.frames, text_weight))
+        if image:
             k, v = self.to_k_image(context.image), self.to_v_image(context.image)
-            streams.append(self._stream(q, k, v, context.frames, context.weights[..., 1] * image))
+            streams.append(self._stream(q, k, v, context.frames, image_weight))
         return self.to_out[0](reduce(torch.add, streams) if streams else torch.zeros_like(q))
 
     def _stream(self, q: Tensor, k: Tensor, v: Tensor, frames: int, weight: Tensor) -> Tensor:
@@ -191,8 +196,9 @@ class FeedForward(nn.Module):
         self.net = nn.Sequential(GEGLU(make, width, 4 * width), nn.Identity(), make.Linear(4 * width, width))
 
     def forward(self, x: Tensor) -> Tensor:
-        tokens = self.tokens or (CPU_TOKENS if x.is_cpu else TOKENS)
-        return torch.cat([self.net(some) for some in x.flatten(0, -2).split(tokens)]).view(x.shape)
+        parts = x.flatten(0, -2).split(self.tokens or (CPU_TOKENS if x.is_cpu else TOKENS))
+        out = self.net(parts[0]) if len(parts) == 1 else torch.cat([self.net(part) for part in parts])
+        return out.view(x.shape)
 
 
 def timestep_embedding(timesteps: Tensor, width: int, period: float = 10000) -> Tensor:
@@ -209,9 +215,11 @@ def timestep_embedding(timesteps: Tensor, width: int, period: float = 10000) -> 
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
 
-def even_places(frames: int) -> Tensor:
+def even_places(frames: int, device: torch.device | None = None) -> Tensor:
     """The places of a whole clip's frames, `[t]` in 0..1: the same at any frame rate; -1 for one frame."""
-    return (torch.arange(frames) + 0.5) / frames if frames > 1 else torch.full((1,), -1.0)
+    if frames == 1:
+        return torch.full((1,), -1.0, device=device)
+    return (torch.arange(frames, device=device) + 0.5) / frames
 
 
 def place_embedding(places: Tensor, width: int, position: PositionConfig) -> Tensor:

@@ -138,7 +138,7 @@ def generate(
     noise = ClipNoise([seed + clip for clip in range(len(prompts))])
     factor = model.config.vae.factor
     first = noise((len(prompts), model.config.vae.latent_channels, t, h // factor, w // factor)).to(device)
-    x = samplers.initial_x(first, sigmas[0].to(device), denoiser.schedule, latents)  # [b c t h w]
+    x = samplers.initial_x(first, sigmas[0], denoiser.schedule, latents)  # [b c t h w]
 
     def on_step(step: int, total: int, x: Tensor, denoised: Tensor) -> None:
         _check_finite(denoised, f"the U-Net in step {step + 1} of {total}", model)
@@ -148,7 +148,7 @@ def generate(
     x = sample(
         lambda x, sigma: guider(denoiser, x, sigma, cond, uncond),
         x,
-        sigmas.to(device),
+        sigmas,
         noise=noise,
         callback=on_step,
     )
@@ -189,7 +189,7 @@ def encode_conditions(
     seen = image is not None and model.config.unet.image_stream is not None
     tokens = model.image_encoder(image).expand(clips, -1, -1) if seen else None
     pair = [text_weight, image_weight if seen else 0.0]
-    weights = torch.tensor([pair], device=text.device).expand(clips, -1)
+    weights = torch.tensor([pair]).expand(clips, -1)
     cond = Conditioning(text=text, image=tokens, weights=weights)
     uncond = Conditioning(text=none, image=None, weights=weights.new_tensor([[1.0, 0.0]]).expand(clips, -1))
     return cond, uncond

@@ -29,12 +29,13 @@ def initial_x(noise: Tensor, sigma: Tensor, schedule: NoiseSchedule, latents: Te
     """
     full = sigma >= schedule.sigma_max * (1 - 1e-5)
     largest = (schedule.x0_scales[-1].to(sigma) ** -2 + sigma**2).sqrt()
-    x = noise * (largest if full else sigma).to(noise.device)
+    x = noise * (largest if full else sigma)
     return x if latents is None else x + latents
 
 
 # A sampler: (denoise, x [b c t h w] float32, sigmas [steps + 1] descending to 0, *, noise, callback) -> x.
-# The deterministic ones draw no noise.
+# The sigmas stay on the CPU, wherever x is, so that no decision waits for a device. The deterministic ones
+# draw no noise.
 
 
 def sample_euler(

@@ -19,9 +19,12 @@ from .blocks import (
 )
 from .conditioning import Conditioning
 from .config import ImageStreamConfig, UNetConfig
+from .devices import beside
 from .family import DoubleTemporalTransformer, FrameResampler, Resampler, StackResBlock
 from .hooks import Hook
 from .layers import Context, Layers, even_places, place_embedding, reference_frames, timestep_embedding
+
+BLOCKS = 128  # more than any of the networks has, for some lengths and sizes
 
 
 class ImageProjection(nn.Module):
@@ -204,10 +207,22 @@ class UNet(nn.Module):
         return rearrange(self.out(h), "(b t) c h w -> b c t h w", t=frames)
 
     def blocks(self) -> list[nn.Module]:
-        """The layers that run one after the other, which training shards and compiles one by one."""
+        """The layers that run one after the other: what is compiled, and what training shards, one by one."""
         return [
             layer for block in (*self.input_blocks, self.middle_block, *self.output_blocks) for layer in block
         ]
+
+    def compile_blocks(self, dynamic: bool | None = False) -> None:
+        """Let torch.compile translate each block when it first runs, which takes minutes at full size.
+
+        It does so again for another number of frames, size or set of streams, and not for other prompts,
+        seeds or weights. dynamic: torch.compile's; None = what fits any length from the second one on.
+        """
+        # Blocks of a kind share their code, which is translated for each width.
+        config = torch._dynamo.config
+        config.recompile_limit = max(config.recompile_limit, BLOCKS)
+        for block in (*self.blocks(), self.out):
+            block.compile(dynamic=dynamic)
 
     def number_embedding(self, name: str) -> nn.Sequential:
         """The layers that embed one of the config's numbers."""
@@ -237,15 +252,16 @@ class UNet(nn.Module):
         for name, levels in (("level_weights", cond.level_weights), ("reference_frames", given)):
             if unknown := sorted(set(levels) - set(self.config.factors)):
                 raise ValueError(f"{name} must be for levels among {self.config.factors}, got {unknown}.")
-        weights = cond.weights if cond.weights.dim() == 3 else cond.weights[:, None]
-        text_on, image_on = streams or (weights != 0).flatten(0, 1).any(0).tolist()
+        streams = streams or cond.streams()
         channels = self.config.model_channels
         embedding = self.time_embed(timestep_embedding(timesteps, channels).to(x.dtype))
         for name in self.config.numbers:
             number = timestep_embedding(cond.numbers[name], channels).to(x.dtype)
             embedding = embedding + self.number_embedding(name)(number)
-        places = even_places(frames).expand(clips, -1) if cond.places is None else cond.places
-        places = places.to(x.device)
+        if cond.places is None:
+            places = even_places(frames, x.device).expand(clips, -1)
+        else:
+            places = beside(cond.places, x)
         text = cond.text
         if self.place_scale is not None:
             # What "moves left" means for a frame depends on the frame's place in the clip, and on nothing but
@@ -254,19 +270,24 @@ class UNet(nn.Module):
             scale = 1 + self.place_scale(where.to(x.dtype))  # [b t d]
             text = (text if text.dim() == 4 else text[:, None]) * scale[:, :, None]
         references = {
-            factor: torch.as_tensor(
-                given[factor] if factor in given else reference_frames(frames, segment)
-            ).to(x.device)
+            factor: beside(torch.as_tensor(given[factor]), x)
+            if factor in given
+            else reference_frames(frames, segment, device=x.device)
             for factor, segment in zip(self.config.factors, self.config.temporal.segment_frames, strict=False)
         }
+        levels = {factor: cond.level_weights.get(factor, (1.0, 1.0)) for factor in self.config.factors}
         return Context(
             frames=frames,
             embedding=embedding,
             places=places,
-            text=text if text_on else None,
-            image=self._image(cond, frames) if image_on else None,
-            weights=weights.to(x.device, x.dtype),
-            level_weights=cond.level_weights,
+            text=text if streams[0] else None,
+            image=self._image(cond, frames) if streams[1] else None,
+            # As tensors: a number would be part of a compiled block, and another number another block.
+            weights={factor: beside(cond.at_level(factor), x, x.dtype) for factor in self.config.factors},
+            streams={
+                factor: tuple(on and weight != 0 for on, weight in zip(streams, level, strict=True))
+                for factor, level in levels.items()
+            },
             references=references,
             hook=hook,
         )

@@ -13,6 +13,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from .config import VAEConfig
+from .devices import beside
 
 CHUNK = 8  # frames at a time
 
@@ -279,7 +280,7 @@ def _tiled(
             part = function(x[..., top * cell_in : bottom * cell_in, left * cell_in : right * cell_in])
             if total is None:
                 total = part.new_zeros(*part.shape[:2], height * cell_out, width * cell_out)
-            mask = (rows[:, None] * columns).to(part)
+            mask = beside(rows[:, None] * columns, part, part.dtype)
             total[..., top * cell_out : bottom * cell_out, left * cell_out : right * cell_out] += part * mask
     return total
 

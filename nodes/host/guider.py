@@ -22,13 +22,14 @@ EVOLVED = "ADGS"  # transformer option by which AnimateDiff-Evolved knows its ow
 class UniVidGuider(comfy.samplers.CFGGuider):
     """A CFGGuider whose `predict_noise` combines up to four branches.
 
-    pulls: of each step, what `univid.guidance.pulls` read off the branches; None where they do not show it.
+    pulls: of each call of the last whole run, as the branches show them; None where they do not.
     """
 
     def __init__(self, model, guidance: Guidance):
         super().__init__(model)
         self.guidance = guidance
         self.pulls: list[Pulls | None] = []
+        self._pulls: list[Tensor | None] = []  # of the run that is on, where the model runs
         self.combination = cfg.Combination()
         self.notices = Notices()
         joint = isinstance(guidance, Joint)
@@ -36,8 +37,10 @@ class UniVidGuider(comfy.samplers.CFGGuider):
         self.set_cfg(self.own_cfg)
 
     def sample(self, *args, **kwargs) -> Tensor:
-        self.pulls, self.combination = [], cfg.Combination()
-        return super().sample(*args, **kwargs)
+        self._pulls, self.combination = [], cfg.Combination()
+        out = super().sample(*args, **kwargs)
+        self.pulls = [None if pull is None else Pulls(*pull.tolist()) for pull in self._pulls]
+        return out
 
     def predict_noise(self, x: Tensor, timestep: Tensor, model_options=None, seed=None) -> Tensor:
         options = model_options or {}
@@ -51,7 +54,7 @@ class UniVidGuider(comfy.samplers.CFGGuider):
         guidance = Joint(self.cfg, self.guidance.rescale) if overridden else self.guidance
         plain = isinstance(guidance, Joint) and not guidance.rescale
         if plain and negative and any(has):  # the host's own formula, with all its patches
-            self.pulls.append(None)
+            self._pulls.append(None)
             return super().predict_noise(x, timestep, options, seed)
         self._check(options)
         return self._combined(guidance, positive, negative, has, x, timestep, options)
@@ -84,7 +87,7 @@ class UniVidGuider(comfy.samplers.CFGGuider):
         branches = {name: _branch(name, positive, negative) for name in wanted}
         answers = self._answers(branches, told, none, x, timestep, options)
         clips = {name: rearrange(out, "t c h w -> 1 c t h w") for name, out in answers.items()}
-        self.pulls.append(pulls(clips))
+        self._pulls.append(pulls(clips))
 
         step = {"model": self.inner_model, "input": x, "sigma": timestep, "model_options": options}
         planned = {name: clips[name] for name in coefficients}
