@@ -130,13 +130,13 @@ def test_compiled_blocks_train_alike(monkeypatch, tmp_path):
     takes minutes on a CPU.
     """
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
-    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", torch._dynamo.config.recompile_limit)
-    monkeypatch.setattr(torch._dynamo.config, "fail_on_recompile_limit_hit", True)
+    config = torch._dynamo.config
     torch._dynamo.utils.counters.clear()
     for compiled in (False, True):
         job = dataclasses.replace(recipe(compile=compiled), steps=3, logs=LogsConfig())
         task = Denoising(job, SHALLOW)
-        train(job, task, tmp_path / str(compiled), progress=False)
+        with config.patch(recompile_limit=config.recompile_limit, fail_on_recompile_limit_hit=True):
+            train(job, task, tmp_path / str(compiled), progress=False)
         graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
         assert (graphs > len(task.module.blocks())) == compiled
     assert not torch._dynamo.utils.counters["graph_break"]

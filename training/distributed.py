@@ -92,11 +92,10 @@ class Network:
             for block in module.blocks():
                 fully_shard(block)
             fully_shard(module)
-        if engine.compile:
-            # Blocks of a kind share their code, which is compiled for each width and each number of frames.
-            torch._dynamo.config.recompile_limit = 128
-            for block in module.blocks() if isinstance(module, UNet) else [module]:
-                block.compile()
+        if engine.compile and isinstance(module, UNet):
+            module.compile_blocks(dynamic=None)  # clips have many lengths
+        elif engine.compile:
+            module.compile()
         self.module = module
         self.loss = Loss(task)
         if dist.is_initialized() and not self.sharded:

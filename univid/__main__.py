@@ -265,7 +265,7 @@ def _load(args: argparse.Namespace):
         raise ValueError(f"this machine has no device {args.device!r}; give 'auto' or '{best}'.")
     best_dtype = "fp32" if device.type == "cpu" else "bf16"
     dtype = dtype_of(best_dtype if args.dtype == "auto" else args.dtype)
-    model = load(args.checkpoint, device=device, dtype=dtype)
+    model = load(args.checkpoint, device=device, dtype=dtype, compile=args.compile)
     for given in args.lora:
         apply_lora(model, *split_strength(given))
     return model
@@ -372,6 +372,9 @@ def _reason(error: Exception) -> str:
         return text
     if isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text:
         return "not enough memory; ask for fewer frames, or a smaller height and width."
+    if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+        why = " ".join(text.split("\n\n")[0].split())
+        return f"torch.compile cannot translate the network here ({why}); leave --compile out."
     return f"{type(error).__name__}: {text} (--debug shows where)"
 
 

@@ -265,3 +265,9 @@ def _machine(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="auto: fp32 on cpu, else bf16",
     )
+    group.add_argument(
+        "--compile",
+        action="store_true",
+        help="translate the network for this size in the first step (torch.compile): it takes minutes, and "
+        "pays for long or many clips",
+    )

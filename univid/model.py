@@ -41,9 +41,13 @@ class UniVid:
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> "UniVid":
         """Move every part, in place."""
-        for part in (self.unet, self.vae, self.text_encoder, self.image_encoder):
+        for part in (self.vae, self.text_encoder, self.image_encoder):
             if part is not None:
                 part.to(device=device, dtype=dtype)
-        if dtype is not None and self.unet is not None:
-            self.unet.dtype = dtype
+        if self.unet is not None:
+            there = torch.device(device or next(self.unet.parameters()).device)
+            # On an accelerator as the network's videos are: else each convolution copies its weights first.
+            layout = torch.preserve_format if there.type == "cpu" else torch.channels_last
+            self.unet.to(device=there, dtype=dtype, memory_format=layout)
+            self.unet.dtype = dtype or self.unet.dtype
         return self

@@ -12,6 +12,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from .devices import beside
 from .diffusion import NoiseSchedule
 
 Denoise = Callable[[Tensor, Tensor], Tensor]  # (x, sigma) -> x0
@@ -86,7 +87,7 @@ def sample_ddim(
             # 1 - fresh^2 written so that a `left` below float32's resolution at 1 counts.
             x = _decay(x, denoised, kept * (1 - eta**2 + eta**2 * left).sqrt())
             fresh = eta * (1 - left).sqrt()  # in units of sigma_next
-            x = x + noise(x.shape).to(x) * (sigma_next * fresh)
+            x = x + beside(noise(x.shape), x, x.dtype) * (sigma_next * fresh)
         else:
             x = _decay(x, denoised, kept)
     return x
@@ -178,7 +179,7 @@ def _decay_with_noise(x: Tensor, x0: Tensor, sigma: Tensor, sigma_next: Tensor, 
     ratio = sigma_next / sigma
     x = _decay(x, x0, ratio**2)
     if sigma_next > 0:
-        x = x + noise(x.shape).to(x) * (sigma_next * (1 - ratio**2).sqrt())
+        x = x + beside(noise(x.shape), x, x.dtype) * (sigma_next * (1 - ratio**2).sqrt())
     return x
 
 

@@ -4,6 +4,9 @@ An entry is `[text tokens [1|t n d], dict]`; the dict's keys that are ours stand
 shared between nodes and cached, so nothing here changes one: every function builds a new one.
 """
 
+from typing import NamedTuple
+
+import comfy.conds
 import torch
 from torch import Tensor
 
@@ -18,9 +21,39 @@ NUMBER = {name: f"univid_{name}" for name in NUMBERS}  # float, what a model is 
 FIRST, LAST = "univid_first", "univid_last"  # latents [1 c h w] of the first frame and the last, unscaled
 CONCAT = "univid_concat"  # in model_conds: latents joined to the input, [t c h w]
 PLACES = "univid_places"  # in model_conds: where in the clip each frame is, [t 1]
-SHARED = "univid_shared"  # in model_conds: 1 where all frames share (text, image tokens), [1 2]
+TOLD = "univid_told"  # in model_conds: what a call decides by, one Told a clip
 
-MODEL_CONDS = ("c_crossattn", IMAGE, WEIGHTS, PLACES, SHARED, NULL, *NUMBER.values(), CONCAT)
+MODEL_CONDS = ("c_crossattn", IMAGE, WEIGHTS, PLACES, TOLD, NULL, *NUMBER.values(), CONCAT)
+
+
+class Told(NamedTuple):
+    """Of one clip in one call, (text, image) each: whether all frames share the tokens, and whether the
+    stream has a weight in any frame at any point of the sampling.
+    """
+
+    shared: tuple[bool, bool]
+    on: tuple[bool, bool]
+
+
+class CONDTold(comfy.conds.CONDRegular):
+    """A `Told` for the model. No tensor, because the host moves those to where the model is."""
+
+    def process_cond(self, batch_size: int, **_) -> "CONDTold":
+        return self
+
+    def can_concat(self, other: "CONDTold") -> bool:
+        return True
+
+    def concat(self, others: list["CONDTold"]) -> tuple[Told, ...]:
+        return (self.cond, *(other.cond for other in others))
+
+    def size(self) -> list[int]:
+        return [1]
+
+
+def streams_on(weights: Tensor) -> tuple[bool, bool]:
+    """Which of text and image have a weight other than 0 anywhere in `[1|t S 2]`."""
+    return tuple((weights != 0).flatten(0, -2).any(0).tolist())
 
 
 def with_weights(conditioning: list, weights: Tensor) -> list:

@@ -1,6 +1,8 @@
 """UniVid's guidance as a GUIDER of the host: branches over text and picture, all in one call of the model."""
 
+import functools
 import uuid
+from collections.abc import Callable
 
 import comfy.conds
 import comfy.samplers
@@ -44,11 +46,11 @@ class UniVidGuider(comfy.samplers.CFGGuider):
 
     def predict_noise(self, x: Tensor, timestep: Tensor, model_options=None, seed=None) -> Tensor:
         options = model_options or {}
+        sigma = functools.cache(lambda: timestep[0].item())  # read, and waited for, where it decides
         positive, negative = (
-            [cond for cond in self.conds[name] if _active(cond, timestep)]
-            for name in ("positive", "negative")
+            [cond for cond in self.conds[name] if _active(cond, sigma)] for name in ("positive", "negative")
         )
-        has = _given(positive, self.inner_model.progress(timestep[:1]))
+        has = _given(positive, lambda: self.inner_model.progress(timestep[:1]).cpu())
         # Another number than ours, which may be as large: CFG Override asks for plain guidance in this step.
         overridden = self.cfg is not self.own_cfg
         guidance = Joint(self.cfg, self.guidance.rescale) if overridden else self.guidance
@@ -94,7 +96,7 @@ class UniVidGuider(comfy.samplers.CFGGuider):
         view = (
             rearrange(x, "t c h w -> 1 c t h w"),
             timestep[:1],
-            torch.tensor([has[0]], device=x.device),
+            torch.tensor([has[0]]),
             x0_scale(self.inner_model.model_sampling, timestep[:1]),
         )
         if combines:
@@ -146,17 +148,20 @@ def _scale(coefficients: dict[str, float]) -> float:
     return 1.0 - coefficients.get("e0", 0.0)
 
 
-def _active(cond: dict, timestep: Tensor) -> bool:
-    """Whether the timestep lies in the cond's range; the host would answer zeros for it outside."""
-    sigma = timestep[0].item()
+def _active(cond: dict, sigma: Callable[[], float]) -> bool:
+    """Whether sigma lies in the cond's range; the host would answer zeros for it outside."""
     start, end = cond.get("timestep_start"), cond.get("timestep_end")
-    return not ((start is not None and sigma > start) or (end is not None and sigma < end))
+    return not ((start is not None and sigma() > start) or (end is not None and sigma() < end))
 
 
-def _given(conds: list[dict], progress: Tensor) -> tuple[bool, bool]:
+def _given(conds: list[dict], progress: Callable[[], Tensor]) -> tuple[bool, bool]:
     """Whether any frame has a text weight, and an image weight, at this point of the sampling `[1]`."""
-    weights = [curves.at_progress(keys.weights_of(cond), progress.cpu()) for cond in conds]
-    return tuple(any(bool((w[..., i] != 0).any()) for w in weights) for i in (0, 1))
+    weights = [keys.weights_of(cond) for cond in conds]
+    if any(w.shape[1] > 1 for w in weights):
+        now = progress()
+        weights = [curves.at_progress(w, now) for w in weights]
+    on = [keys.streams_on(w) for w in weights]
+    return tuple(any(streams[i] for streams in on) for i in (0, 1))
 
 
 def _branch(name: str, positive: list[dict], negative: list[dict]) -> list[dict]:
@@ -175,7 +180,7 @@ def _branch(name: str, positive: list[dict], negative: list[dict]) -> list[dict]
 
 def _half(cond: dict, name: str, negative: list[dict]) -> dict:
     conds = dict(cond["model_conds"])
-    text, image = conds[keys.WEIGHTS].cond.unbind(-1)
+    (text, image), shared = conds[keys.WEIGHTS].cond.unbind(-1), conds[keys.TOLD].cond.shared
     if name == "T":
         image = torch.zeros_like(image)
     else:
@@ -183,8 +188,9 @@ def _half(cond: dict, name: str, negative: list[dict]) -> dict:
         if negative:
             other = negative[0]["model_conds"]
             conds["c_crossattn"] = other["c_crossattn"]
-            shared = torch.stack([other[keys.SHARED].cond[:, 0], conds[keys.SHARED].cond[:, 1]], -1)
-            conds[keys.SHARED] = comfy.conds.CONDRegular(shared)
-    conds[keys.WEIGHTS] = comfy.conds.CONDRegular(torch.stack([text, image], -1))
+            shared = other[keys.TOLD].cond.shared[0], shared[1]
+    weights = torch.stack([text, image], -1)
+    conds[keys.WEIGHTS] = comfy.conds.CONDRegular(weights)
+    conds[keys.TOLD] = keys.CONDTold(keys.Told(shared, keys.streams_on(weights)))
     # EasyCache keeps its memory by this id, so a branch has the same one in every step.
     return cond | {"model_conds": conds, "uuid": uuid.uuid5(cond["uuid"], name)}

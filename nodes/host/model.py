@@ -72,14 +72,14 @@ class HostUNet(UNet):
         transformer_options: dict,
         univid_image: Tensor,
         univid_weights: Tensor,
-        univid_shared: Tensor,
+        univid_told: tuple[keys.Told, ...],
         univid_places: Tensor,
         univid_null_image: Tensor | None = None,
         univid_concat: Tensor | None = None,
         **more: Tensor,
     ) -> Tensor:
-        """x, concat `[(b t) c h w]`; context, image, null image `[(b t) n d]`; weights `[(b t) S 2]`; shared
-        `[(b t) 2]`; places, and `more`, the numbers, `[(b t) 1]`.
+        """x, concat `[(b t) c h w]`; context, image, null image `[(b t) n d]`; weights `[(b t) S 2]`; places,
+        and `more`, the numbers, `[(b t) 1]`.
         """
         clips = len(transformer_options["cond_or_uncond"])
         frames = x.shape[0] // clips
@@ -88,7 +88,8 @@ class HostUNet(UNet):
             """What all frames share is projected once: `[b n d]`; else `[b t n d]`."""
             return tokens[::frames] if shared else rearrange(tokens, "(b t) n d -> b t n d", b=clips)
 
-        text_shared, image_shared = (univid_shared != 0).all(0).tolist()
+        text_shared, image_shared = (all(told.shared[i] for told in univid_told) for i in (0, 1))
+        streams = tuple(any(told.on[i] for told in univid_told) for i in (0, 1))
         progress = curves.progress(timesteps, self.schedule.last)
         weights = curves.at_progress(univid_weights, progress)  # [(b t) 2]
         cond = Conditioning(
@@ -102,7 +103,7 @@ class HostUNet(UNet):
             numbers={name: more[keys.NUMBER[name]][::frames, 0] for name in self.config.numbers},
         )
         if univid_null_image is not None:
-            cond = with_null_image(cond, univid_null_image[:1])
+            cond, streams = with_null_image(cond, univid_null_image[:1]), (streams[0], True)
         counts = transformer_options.get(REFERENCES, {})
         hook = HostHook(control, transformer_options, x.shape, self.attention, self.notices)
         with self.attention.under(transformer_options):
@@ -110,7 +111,10 @@ class HostUNet(UNet):
                 rearrange(x, "(b t) c h w -> b c t h w", b=clips),
                 self.schedule.told(timesteps[::frames]),
                 cond,
-                reference_frames={f: segment_centers(frames, min(n, frames)) for f, n in counts.items()},
+                reference_frames={
+                    f: segment_centers(frames, min(n, frames), x.device) for f, n in counts.items()
+                },
+                streams=streams,
                 hook=hook,
             )
         hook.end()
@@ -158,7 +162,7 @@ class UniVidModel(comfy.model_base.BaseModel):
         self.univid_previewer = None
 
     def extra_conds(self, **kwargs) -> dict:
-        """Text tokens, image tokens, weights, places, and which tokens all frames share: always all five.
+        """Text tokens, image tokens, weights, places, and what a call decides by: always all five.
 
         Then what the relatives take: fps, a null image, concat latents.
         """
@@ -194,12 +198,12 @@ class UniVidModel(comfy.model_base.BaseModel):
                     f"expected {name} for 1 or for all {frames} frames of the latent, got {value.shape[0]}; "
                     "give one, or as many as the clip has frames."
                 )
-        shared = torch.tensor([[float(text.shape[0] == 1), float(image.shape[0] == 1)]])
+        told = keys.Told((text.shape[0] == 1, image.shape[0] == 1), keys.streams_on(weights))
         return {
             "c_crossattn": comfy.conds.CONDCrossAttn(text),
             keys.IMAGE: comfy.conds.CONDRegular(image),
             keys.WEIGHTS: comfy.conds.CONDRegular(curves.resample(weights)),
-            keys.SHARED: comfy.conds.CONDRegular(shared),
+            keys.TOLD: keys.CONDTold(told),
             keys.PLACES: comfy.conds.CONDRegular(even_places(frames)[:, None]),  # of the clip, not the window
             **shared_conds(
                 self.univid_config, self.univid_profile, self.latent_format.scale_factor, noise, kwargs
@@ -221,6 +225,8 @@ class UniVidModel(comfy.model_base.BaseModel):
         """
         if cond_key not in keys.MODEL_CONDS:
             return None
+        if cond_key == keys.TOLD:
+            return cond_value
         if cond_value.cond.shape[0] == 1:
             return cond_value._copy_with(cond_value.cond.to(device))
         try:

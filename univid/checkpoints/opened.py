@@ -123,6 +123,7 @@ def load(
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
     parts: Iterable[str] = tuple(PARTS),
+    compile: bool = False,
 ) -> UniVid:
     """Load a checkpoint, in eval mode; one of another project is imported as it is read.
 
@@ -130,6 +131,7 @@ def load(
         path: a file or a diffusers folder; None or "built-in" is the checkpoint that ships with the package.
         dtype: of all weights; None keeps that of the file.
         parts: which of "unet", "vae", "text_encoder" and "image_encoder" to load, if the file holds them.
+        compile: let torch.compile translate the U-Net, block by block, when it first runs at a size.
 
     Raises:
         ValueError: as `open_checkpoint`, weights that are not finite, or too many for a CPU's memory.
@@ -146,10 +148,12 @@ def load(
         }
         module.load_state_dict(weights, strict=True, assign=True)
         module.eval()
-    if "unet" in chosen:
-        chosen["unet"].dtype = next(chosen["unet"].parameters()).dtype
     unet = chosen.pop("unet", None)
-    return UniVid(opened.config, opened.profile, unet=unet, info=opened.info, **chosen)
+    if unet is not None:
+        unet.dtype = next(unet.parameters()).dtype
+        if compile:
+            unet.compile_blocks()
+    return UniVid(opened.config, opened.profile, unet=unet, info=opened.info, **chosen).to(device)
 
 
 def _check_memory(opened: Checkpoint, parts: Iterable[str], dtype: torch.dtype | None) -> None:
