@@ -13,15 +13,15 @@ from univid.conditioning import Conditioning
 from univid.presets import FAMILY, TINY
 from univid.unet import UNet
 
-SHALLOW = {"channel_mult": (1, 2), "attention_levels": (True, True), "num_res_blocks": 1}
+# One level: a translation costs seconds, and what another width adds is another translation.
+FLAT = {"channel_mult": (1,), "attention_levels": (True,), "num_res_blocks": 1}
 UNIVID = dataclasses.replace(
-    TINY.unet, **SHALLOW, temporal=dataclasses.replace(
-        TINY.unet.temporal, conv_kernels=(3, 5), segment_frames=(4, 2)
-    ),
+    TINY.unet, **FLAT,
+    temporal=dataclasses.replace(TINY.unet.temporal, conv_kernels=(3,), segment_frames=(2,)),
 )  # fmt: skip
 RELATIVE = dataclasses.replace(
-    FAMILY.unet, **SHALLOW, model_channels=32, head_channels=16, norm_groups=8, context_dim=64,
-    temporal=dataclasses.replace(FAMILY.unet.temporal, conv_kernels=(3, 3), input_heads=2),
+    FAMILY.unet, **FLAT, model_channels=32, head_channels=16, norm_groups=8, context_dim=64,
+    temporal=dataclasses.replace(FAMILY.unet.temporal, conv_kernels=(3,), input_heads=2),
 )  # fmt: skip
 
 
@@ -66,11 +66,11 @@ def test_blocks_are_translated_once_a_length(traced, config):
         return counters["stats"]["unique_graphs"]
 
     first = graphs()
-    assert 8 < first <= len(network.blocks()) + 1  # blocks of one shape share theirs
+    assert 4 < first <= len(network.blocks()) + 1  # blocks of one shape share theirs
     assert graphs(seed=5) == first  # other prompts, pictures and noise
     assert graphs(weights=((0.2, 0.4), (1.5, 0.1))) == first
     assert graphs(levels={1: (0.5, 2.0)}) == first
-    assert graphs(levels={1: (0.25, 3.0), 2: (1.5, 0.1)}) == first
+    assert graphs(levels={1: (0.25, 3.0)}) == first
     longer = graphs(frames=3)
     assert longer > first
     assert graphs() == graphs(frames=3) == longer  # the length before is still there
