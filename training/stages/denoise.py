@@ -16,6 +16,7 @@ from training.lora import store_frozen
 from training.options import DenoiseOptions
 from training.rng import generator
 from training.task import MicroBatch, parameter_groups
+from univid.devices import beside
 from univid.diffusion import NoiseSchedule
 from univid.unet import UNet
 from univid.video import read_image
@@ -118,13 +119,13 @@ class DenoiseTask:
         streams: Streams,
         step: int,
     ) -> Samples:
-        self.encoders.device = device = next(self.module.parameters()).device
+        self.encoders.device = next(self.module.parameters()).device
         latents = self.builder.latents(examples)
         noise = torch.stack([draw_noise(latents.shape[1:], self.options.noise.offset, g) for g in generators])
         return Samples(
             latents=latents,
-            noise=noise.to(device),
-            timesteps=timesteps.to(device),
+            noise=beside(noise, latents),
+            timesteps=beside(timesteps, latents),
             cond=self.builder.conditions(examples, modes, latents, streams),
             reference_frames=draw_references(self.config.unet, latents.shape[2], self.recipe.seed, step),
             streams=streams,
