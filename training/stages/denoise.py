@@ -21,7 +21,6 @@ from univid.diffusion import NoiseSchedule
 from univid.unet import UNet
 from univid.video import read_image
 
-from . import drawing
 from .base import Encoders, base_evidence, load_base
 from .building import Builder, Streams
 from .conditions import Mode, draw_modes
@@ -179,6 +178,8 @@ class DenoiseTask:
 
     def draw_samples(self, module: nn.Module, folder: Path, step: int) -> None:
         """Write step_<n>.png and a clip for each prompt. Every process calls, the first writes."""
+        from . import drawing  # and with it what pictures are drawn and written with
+
         self.encoders.device = next(module.parameters()).device
         examples = list(self.fixed_examples.values())[-1][: self.options.samples.count]
         first = examples[0]
