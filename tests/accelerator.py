@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 DEVICE = torch.device("cuda", 0)
+DEVICE_OF = torch.ops.prim.device.default
 READS = torch.ops.aten._local_scalar_dense.default
 COPIES = (torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default)
 INDEXING = (torch.ops.aten.index.Tensor, torch.ops.aten.index_put_.default)
@@ -45,6 +46,8 @@ class Accelerator(TorchDispatchMode):
             self.forbidden = before
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function is DEVICE_OF:  # more than half of all calls
+            return args[0].device
         kwargs = kwargs or {}
         leaves = tree_leaves((args, kwargs))
         tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]

@@ -1,10 +1,12 @@
 """A folder of real clips and pictures, and training on it at the smallest size; for several test files."""
 
+import dataclasses
 import importlib.metadata
 from pathlib import Path
 
 import torch
 from PIL import Image
+from reference import randomize
 
 from training.config import EngineConfig, OptimConfig, Recipe
 from training.data.config import DataConfig, SourceConfig
@@ -12,6 +14,9 @@ from training.loop import train
 from training.options import DenoiseOptions
 from training.saved import load
 from training.stages.denoise import DenoiseTask
+from univid import checkpoints
+from univid.config import InputProfile, TemporalConfig
+from univid.unet import UNet
 from univid.video import fit, read_video, to_uint8, write_video
 
 CAPTIONS = ("a man talks in a car", "a man looks out of a car", "people ride bikes in a street", "bikes wait")
@@ -79,3 +84,16 @@ def gradients(task: DenoiseTask, step: int = 0) -> dict[str, torch.Tensor | None
     for _, weight, batch in task.micro_batches(step):
         (weight * task.loss(batch)[0]).backward()
     return {name: p.grad for name, p in task.module.named_parameters()}
+
+
+def relative(small_checkpoint, path, inputs, **unet):
+    """A model with the relatives' temporal layers, of the small checkpoint's size."""
+    model = checkpoints.load(small_checkpoint)
+    levels = len(unet.get("channel_mult", model.config.unet.channel_mult))
+    temporal = TemporalConfig("family", (3,) * levels, (), attention=True, input_heads=2, position=None)
+    config = dataclasses.replace(model.config.unet, temporal=temporal, **unet)
+    model.config = dataclasses.replace(model.config, unet=config)
+    model.profile = dataclasses.replace(model.profile, inputs=InputProfile(*inputs))
+    model.unet = randomize(UNet(config))
+    checkpoints.save(path, model)
+    return str(path)

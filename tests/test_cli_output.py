@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from univid import video
+from univid.files import encode
 
 ROOT = Path(__file__).parent.parent
 PROMPT = "a red circle moves left on a black background"
@@ -72,7 +73,7 @@ def test_what_no_encoder_takes_is_refused_before_the_sampling(run, tmp_path, suf
 
 
 def test_an_encoder_that_fails_is_one_sentence(tmp_path, monkeypatch):
-    monkeypatch.setitem(video.ENCODERS, ".mp4", ("mp4", "libx264", {"preset": "no such"}))
+    monkeypatch.setitem(encode.ENCODERS, ".mp4", ("mp4", "libx264", {"preset": "no such"}))
     with pytest.raises(ValueError, match="clip.mp4 cannot be encoded"):
         video.write_video(torch.zeros(1, 3, 1, 8, 8), tmp_path / "clip.mp4", 8)
     assert contents(tmp_path) == {}

@@ -4,8 +4,7 @@ import dataclasses
 
 import pytest
 import torch
-from denoise_runs import Maker, gradients
-from reference import randomize
+from denoise_runs import Maker, gradients, relative
 
 from training.config import LogsConfig
 from training.data.config import SourceConfig
@@ -19,9 +18,8 @@ from training.saved import load
 from training.stages.conditions import BOTH, NONE, TEXT
 from training.stages.denoise import DenoiseTask
 from univid import checkpoints
-from univid.config import ImageStreamConfig, InputProfile, NumberInput, ResamplerConfig, TemporalConfig
+from univid.config import ImageStreamConfig, NumberInput, ResamplerConfig
 from univid.pipeline import Clip, Sampling, generate
-from univid.unet import UNet
 from univid.video import read_video
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -108,18 +106,6 @@ def test_a_lora_comes_out_as_a_lora(make, tmp_path, small_checkpoint):
 
 
 # Other models, and what is refused
-
-
-def relative(small_checkpoint, path, inputs, **unet):
-    """A model with the relatives' temporal layers, of the small checkpoint's size."""
-    model = checkpoints.load(small_checkpoint)
-    temporal = TemporalConfig("family", (3, 3, 3, 3), (), attention=True, input_heads=2, position=None)
-    config = dataclasses.replace(model.config.unet, temporal=temporal, **unet)
-    model.config = dataclasses.replace(model.config, unet=config)
-    model.profile = dataclasses.replace(model.profile, inputs=InputProfile(*inputs))
-    model.unet = randomize(UNet(config))
-    checkpoints.save(path, model)
-    return str(path)
 
 
 def test_a_model_like_modelscope_trains_on_clips(make, small_checkpoint, tmp_path):

@@ -12,6 +12,7 @@ from einops import rearrange, repeat
 from torch import Tensor, nn
 
 from .config import TextConfig, VisionConfig
+from .devices import beside
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -58,7 +59,7 @@ class TextEncoder(nn.Module):
             length = len(self.tokenizer.encode(prompt)) + 2  # with the start and end tokens
             if length > limit:
                 logger.warning("prompt of %d tokens cut to %d: %.60s...", length, limit, prompt)
-        return self.tokenizer(prompts).to(self.positional_embedding.device)
+        return beside(self.tokenizer(prompts), self.positional_embedding)
 
     def tokens(self, ids: Tensor) -> Tensor:
         """Token ids `[b n]` to text tokens `[b n d]`."""
@@ -111,7 +112,7 @@ class ImageEncoder(nn.Module):
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
         """Pictures `[b 3 h w]` in -1..1 of any size to image tokens `[b m d]`."""
-        return self.tokens(preprocess(images.to(self.proj.device), self.config.image_size))
+        return self.tokens(preprocess(beside(images, self.proj), self.config.image_size))
 
     def tokens(self, pixels: Tensor) -> Tensor:
         """Preprocessed `[b 3 s s]` to image tokens `[b m d]`, class token first, m = 1 + (s/patch)^2."""
@@ -132,7 +133,7 @@ def preprocess(images: Tensor, size: int) -> Tensor:
     """
     squashed = F.interpolate(images.float(), size=(size, size), mode="bicubic", antialias=True)
     unit = (squashed.clamp(-1, 1) + 1) / 2
-    mean, std = (rearrange(unit.new_tensor(values), "c -> c 1 1") for values in (CLIP_MEAN, CLIP_STD))
+    mean, std = (beside(torch.tensor(values)[:, None, None], unit) for values in (CLIP_MEAN, CLIP_STD))
     return (unit - mean) / std
 
 

@@ -1,42 +1,31 @@
 """Pictures and videos in and out. Files hold uint8 RGB frames `[t h w 3]`; the library works in -1..1.
 
-Reading goes through the doors in files/. imageio writes single pictures; videos are encoded by PyAV itself,
-because imageio's plugin has no way to set an encoder's quality, and its default blurs videos as small as
-64 x 64. PyAV is imported where a video is read or written, as nothing else needs it.
+Both go through the doors in files/, which are imported when something is read or written: nothing else needs
+PyAV, imageio and Pillow.
 """
 
 import contextlib
 import os
 from collections.abc import Iterable, Iterator
-from fractions import Fraction
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import imageio.v3 as iio
 import numpy as np
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from PIL import Image
 from torch import Tensor
 
-from .files import output, picture
+from .files import output
 from .files.media import Unreadable
 from .messages import shown
 
 if TYPE_CHECKING:
-    import av
-
     from .files.video import Clip
 
-# suffix: (container, encoder, options). A constant rate factor of 10 is visually lossless.
-ENCODERS = {
-    ".mp4": ("mp4", "libx264", {"crf": "10", "preset": "slow"}),
-    ".webm": ("webm", "libvpx-vp9", {"crf": "10", "b": "0", "cpu-used": "4"}),
-    ".gif": ("gif", "gif", {}),
-}
-LONGEST = {".mp4": 16384, ".webm": 65536, ".gif": 65535}  # side in pixels that the encoder takes
+# By suffix of what can be written: the longest side in pixels that the encoder takes.
+LONGEST = {".mp4": 16384, ".webm": 65536, ".gif": 65535}
 MAX_PICTURE = 2**24  # pixels; as float32 they take 200 MB
 MAX_GIF_FPS = 50  # GIF counts in 1/100 s, and viewers slow a picture shown for less than 2 of them
 
@@ -67,11 +56,13 @@ def read_image(path: str | Path) -> Tensor:
     Raises:
         ValueError: the file is missing or no regular file, or it is no picture that can be read.
     """
+    from .files import picture as door
+
     try:
-        pixels = picture.read_picture(Path(path), most=MAX_PICTURE)
+        pixels = door.read_picture(Path(path), most=MAX_PICTURE)
     except Unreadable as error:
         raise ValueError(
-            f"{shown(path)} cannot be read as a picture: {error}; give a {picture.SPOKEN} file."
+            f"{shown(path)} cannot be read as a picture: {error}; give a {door.SPOKEN} file."
         ) from error
     return from_uint8(pixels[None])[:, :, 0]  # [1 3 h w]
 
@@ -114,7 +105,7 @@ def check_video(path: str | Path) -> None:
 @contextlib.contextmanager
 def _opened(path: str | Path) -> Iterator["Clip"]:
     """An open video file; what is wrong with it is a ValueError."""
-    from .files import video as door  # and with it PyAV, which nothing else needs
+    from .files import video as door
 
     try:
         with door.open_clip(Path(path)) as clip:
@@ -169,8 +160,8 @@ def check_output(
     """
     path, name = os.fspath(path), Path(path).name
     suffix = Path(path).suffix.lower()
-    if suffix and suffix not in ENCODERS:
-        known = ", ".join(ENCODERS)
+    if suffix and suffix not in LONGEST:
+        known = ", ".join(LONGEST)
         raise ValueError(
             f"expected an output ending in {known}, or no suffix for a folder of frames, got {shown(name)}."
         )
@@ -200,57 +191,18 @@ def write_video(video: Tensor, path: str | Path, fps: float) -> None:
     Raises:
         ValueError: see `check_output`; or the operating system refuses to write.
     """
+    from .files import encode as door
+
     check_output(path, fps, size=tuple(video.shape[-2:]))
     suffix, frames = Path(path).suffix.lower(), to_uint8(video)
     if not suffix:
         with output.new_folder(path) as folder:
-            digits = max(4, len(str(len(frames))))
-            for number, frame in enumerate(frames, start=1):
-                iio.imwrite(folder / f"frame_{number:0{digits}d}.png", frame, plugin="pillow")
+            door.encode_pictures(frames, folder)
         return
-    import av
-
     try:
         with output.new_file(path) as temporary:
-            _encode(frames, temporary, suffix, fps)
-    except av.FFmpegError as error:
+            door.encode_video(frames, temporary, suffix, fps)
+    except door.Refused as error:
         raise ValueError(
             f"{shown(path)} cannot be encoded ({error.strerror}); name another kind of output."
         ) from error
-
-
-def _encode(frames: np.ndarray, path: Path, suffix: str, fps: float) -> None:
-    import av
-
-    from .files.frames import tag, to_yuv
-
-    container, codec, options = ENCODERS[suffix]
-    height, width = frames.shape[1:3]
-    # FFmpeg would take a name for an address; a file that is open has none.
-    with open(path, "wb") as raw, av.open(raw, "w", format=container) as file:
-        stream = file.add_stream(codec, rate=Fraction(fps).limit_denominator(1001), options=options)
-        stream.height, stream.width = height, width
-        if suffix == ".gif":
-            stream.pix_fmt, pictures = "pal8", _palette_frames(frames)
-        else:
-            odd = suffix == ".mp4" and (height % 2 or width % 2)
-            stream.pix_fmt = "yuv444p" if odd else "yuv420p"
-            tag(stream.codec_context)
-            pictures = (to_yuv(frame, stream.pix_fmt) for frame in frames)
-        for picture in pictures:
-            file.mux(stream.encode(picture))
-        file.mux(stream.encode())
-
-
-def _palette_frames(frames: np.ndarray) -> Iterator["av.VideoFrame"]:
-    """Frames in one palette of 256 colours, so that nothing flickers from frame to frame."""
-    import av
-
-    palette = Image.fromarray(rearrange(frames, "t h w c -> (t h) w c")).quantize(256)
-    colours = np.frombuffer(bytes(palette.getpalette()), np.uint8).reshape(-1, 3)
-    argb = np.zeros((256, 4), np.uint8)
-    argb[:, 0] = 255
-    argb[: len(colours), 1:] = colours
-    for frame in frames:
-        indices = np.asarray(Image.fromarray(frame).quantize(palette=palette, dither=Image.Dither.NONE))
-        yield av.VideoFrame.from_ndarray((indices, argb), format="pal8")

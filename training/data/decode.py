@@ -4,7 +4,7 @@ They are read through the library's doors; what cannot be read is a bad sample h
 more binary to match with torch, and decord is no longer maintained.
 
 All functions are pure: what is random is the caller's number. Each works in one thread: loaders have many
-workers. PyAV is imported with the first clip.
+workers. PyAV is imported with the first clip, Pillow with the first picture.
 """
 
 import contextlib
@@ -17,7 +17,6 @@ from torch import Tensor
 
 from training.data.samples import BadSample, Bucket
 from univid.files.media import Media, Unreadable
-from univid.files.picture import NoPicture, picture_size, read_picture
 
 if TYPE_CHECKING:
     from univid.files.video import Clip
@@ -33,6 +32,8 @@ def decode_image(media: Media, *, cover: Bucket | None = None) -> Tensor:
     Raises:
         BadSample: no picture of a known format, a damaged one, or one that is too large.
     """
+    from univid.files.picture import read_picture
+
     with _bad_samples():
         return torch.from_numpy(read_picture(media, cover=cover))[None]
 
@@ -103,6 +104,8 @@ def media_size(media: Media) -> tuple[int, int]:
     Raises:
         BadSample: neither a picture nor a clip, or larger than MAX_PIXELS.
     """
+    from univid.files.picture import NoPicture, picture_size
+
     with _bad_samples():
         try:
             return picture_size(media)

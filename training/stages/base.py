@@ -12,6 +12,7 @@ from univid import checkpoints
 from univid.checkpoints import built_in_path, native
 from univid.checkpoints.opened import open_checkpoint
 from univid.config import ModelConfig, SamplingProfile
+from univid.devices import beside
 from univid.initialization import initialize
 from univid.model import UniVid
 from univid.pipeline import grey_tokens
@@ -125,6 +126,10 @@ class Encoders:
             )
         return self.parts[name].to(self.device)
 
+    def here(self, tensor: Tensor) -> Tensor:
+        """`tensor` on the device, which is not waited for."""
+        return beside(tensor, torch.empty(0, device=self.device))
+
     @torch.no_grad()
     def latents(self, pixels: Tensor) -> Tensor:
         """Frames uint8 `[b t h w 3]` to latents `[b c t h/8 w/8]`, the mean of what the autoencoder sees."""
@@ -174,7 +179,7 @@ class Encoders:
         return UniVid(model.config, model.profile, unet, info=model.info, **self.parts)
 
     def _unit(self, pixels: Tensor) -> Tensor:
-        return pixels.to(self.device, non_blocking=True).float() / 127.5 - 1
+        return self.here(pixels).float() / 127.5 - 1
 
     def _as_they_are(self):
         """The loss runs under autocast; what is stored by `prepare`, and compared with, does not."""

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from training.data.samples import Example, PreparedExample
 from univid.conditioning import Conditioning, concat_frames, with_null_image
+from univid.devices import beside
 from univid.model import UniVid
 
 from .base import Encoders
@@ -36,7 +37,7 @@ class Builder:
         """Latents `[b c t h w]`, float32 on the encoders' device."""
         if isinstance(examples[0], Example):
             return self.encoders.latents(torch.stack([example.pixels for example in examples]))
-        return torch.stack([example.latents for example in examples]).to(self.encoders.device).float()
+        return self.encoders.here(torch.stack([example.latents for example in examples])).float()
 
     def conditions(
         self,
@@ -46,14 +47,13 @@ class Builder:
         streams: Streams,
     ) -> Conditioning:
         """What each example is denoised under; image tokens only where that stream runs."""
-        device = self.encoders.device
         cond = Conditioning(
             text=self._text(examples, modes),
             image=self._image(examples) if streams[1] else None,
-            weights=torch.tensor([mode[1] for mode in modes], device=device),
+            weights=torch.tensor([mode[1] for mode in modes]),
             concat=self._concat(latents),
             numbers={
-                name: torch.full((len(examples),), float(value), device=device)
+                name: torch.full((len(examples),), float(value), device=latents.device)
                 for name, value in self.numbers.items()
             },
         )
@@ -66,13 +66,16 @@ class Builder:
             return self.encoders.text_tokens(shown)
         empty = self.encoders.text_tokens([""])[0]
         return torch.stack(
-            [e.text.to(empty) if mode[0] else empty for e, mode in zip(examples, modes, strict=True)]
+            [
+                beside(e.text, empty, empty.dtype) if mode[0] else empty
+                for e, mode in zip(examples, modes, strict=True)
+            ]
         )
 
     def _image(self, examples: Sequence[Example | PreparedExample]) -> Tensor:
         if isinstance(examples[0], Example):
             return self.encoders.image_tokens(torch.stack([e.pixels[e.reference] for e in examples]))
-        return torch.stack([example.image for example in examples]).to(self.encoders.device).float()
+        return self.encoders.here(torch.stack([example.image for example in examples])).float()
 
     def _concat(self, latents: Tensor) -> Tensor | None:
         """Latents of the picture, which is the first frame, and where two are joined of the last one."""

@@ -16,11 +16,11 @@ from training.lora import store_frozen
 from training.options import DenoiseOptions
 from training.rng import generator
 from training.task import MicroBatch, parameter_groups
+from univid.devices import beside
 from univid.diffusion import NoiseSchedule
 from univid.unet import UNet
 from univid.video import read_image
 
-from . import drawing
 from .base import Encoders, base_evidence, load_base
 from .building import Builder, Streams
 from .conditions import Mode, draw_modes
@@ -118,13 +118,13 @@ class DenoiseTask:
         streams: Streams,
         step: int,
     ) -> Samples:
-        self.encoders.device = device = next(self.module.parameters()).device
+        self.encoders.device = next(self.module.parameters()).device
         latents = self.builder.latents(examples)
         noise = torch.stack([draw_noise(latents.shape[1:], self.options.noise.offset, g) for g in generators])
         return Samples(
             latents=latents,
-            noise=noise.to(device),
-            timesteps=timesteps.to(device),
+            noise=beside(noise, latents),
+            timesteps=beside(timesteps, latents),
             cond=self.builder.conditions(examples, modes, latents, streams),
             reference_frames=draw_references(self.config.unet, latents.shape[2], self.recipe.seed, step),
             streams=streams,
@@ -178,6 +178,8 @@ class DenoiseTask:
 
     def draw_samples(self, module: nn.Module, folder: Path, step: int) -> None:
         """Write step_<n>.png and a clip for each prompt. Every process calls, the first writes."""
+        from . import drawing  # and with it what pictures are drawn and written with
+
         self.encoders.device = next(module.parameters()).device
         examples = list(self.fixed_examples.values())[-1][: self.options.samples.count]
         first = examples[0]
