@@ -73,7 +73,7 @@ def constructors_have_at_most_12_parameters(path, text):
 
 
 def devices_have_no_names(path, text):
-    if path.parts[0] == "tests":
+    if path.parts[0] == "tests" or path == Path("univid/devices.py"):
         return
     code = ast.parse(text)
     docstrings = {id(node.value) for node in ast.walk(code) if isinstance(node, ast.Expr)}

@@ -1,7 +1,7 @@
 """The door by which frames, uint8 `[t h w 3]`, leave: what encodes them is imported with this file.
 
-imageio writes single pictures; videos are encoded by PyAV itself, because imageio's plugin has no way to set an
-encoder's quality, and its default blurs videos as small as 64 x 64.
+imageio writes single pictures; videos are encoded by PyAV itself, because imageio's plugin has no way to set
+an encoder's quality, and its default blurs videos as small as 64 x 64.
 """
 
 from collections.abc import Iterator
