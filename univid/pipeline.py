@@ -1,8 +1,9 @@
 """From words and pictures to a video: the whole flow in `generate`."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from einops import rearrange
@@ -10,8 +11,9 @@ from torch import Tensor
 
 from . import memory, samplers
 from .conditioning import Conditioning, check_weights, concat_frames
-from .config import SamplingProfile
+from .config import SamplingProfile, UNetConfig
 from .guidance import Joint, Nested, Separate
+from .layers import centers_by_level
 from .model import UniVid
 from .noise import ClipNoise
 from .video import fit
@@ -55,18 +57,21 @@ class Sampling:
     """By which steps. What is None comes from the checkpoint's sampling profile.
 
     eta: of the sampler "ddim", 0 to 1: how much of a step's noise is fresh.
+    references: number of reference frames that PSTAttn looks at, by level of the pyramid, {f: n}: 0 = none,
+        it is off there; more than the clip has = all. A level left out, or None: as the model was trained.
     """
 
     steps: int | None = None
     sampler: str | None = None
     sigma_schedule: str | None = None
     eta: float | None = None
+    references: Mapping[int, int] | None = None
 
     def by(self, profile: SamplingProfile) -> "Sampling":
-        """With the profile's in the places of None."""
-        names = [field.name for field in dataclasses.fields(self)]
-        own = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
-        return Sampling(**{name: getattr(profile, name) for name in names} | own)
+        """With the profile's in the places of None; it has no references."""
+        names = {field.name for field in dataclasses.fields(self)} - {"references"}
+        missing = {name: getattr(profile, name) for name in names if getattr(self, name) is None}
+        return dataclasses.replace(self, **missing)
 
 
 @torch.no_grad()
@@ -107,6 +112,10 @@ def generate(
     t, h, w = _size(model, clip, source.video)
     guider = guidance or profile_guider(profile)
     denoiser, how = model.denoiser(model.unet.dtype), sampling.by(profile)
+    if how.references:
+        _check_references(model.config.unet, how.references)
+        looking = partial(denoiser.network, reference_frames=centers_by_level(how.references, t))
+        denoiser = dataclasses.replace(denoiser, network=looking)
     sample = samplers.get_sampler(how.sampler, denoiser.schedule, how.eta)
     sigmas = samplers.sigma_schedule(how.sigma_schedule, denoiser.schedule, how.steps, source.denoise)
     report = callback or (lambda stage, done, total: None)
@@ -257,6 +266,24 @@ def _check_relatives(
             raise ValueError(f"fps_number must be above 0 and at most 1000, got {fps_number}.")
     elif "fps" in unet.numbers and profile.inputs.number("fps") is None:
         raise ValueError("this model needs fps_number, got none; give what it was trained with.")
+
+
+def _check_references(unet: UNetConfig, counts: Mapping[int, int]) -> None:
+    if not unet.temporal.segment_frames:
+        raise ValueError(
+            "this model has no PSTAttn, as imported ones that are not extended; leave the references out."
+        )
+    if unknown := sorted(set(counts) - set(unet.factors)):
+        raise ValueError(
+            f"expected references for levels among {unet.factors}, as this model has, got {unknown}; "
+            "leave those out."
+        )
+    for factor, count in counts.items():
+        if not isinstance(count, int) or count < 0:
+            raise ValueError(
+                f"expected a number of reference frames from 0 (off) on, got {count} for level {factor}; "
+                "leave it out for the model's own."
+            )
 
 
 def _check_inputs(model: UniVid, prompts: list[str], image: Tensor | None, source: Source, seed: int) -> None:

@@ -24,7 +24,7 @@ from ...univid.conditioning import Conditioning, with_null_image
 from ...univid.config import ModelConfig, SamplingProfile, UNetConfig
 from ...univid.diffusion import NoiseSchedule
 from ...univid.dtypes import dtype_of
-from ...univid.layers import even_places, segment_centers
+from ...univid.layers import centers_by_level, even_places
 from ...univid.unet import UNet
 from ...univid.vae import Autoencoder
 from . import conditioning as keys
@@ -34,7 +34,7 @@ from .preview import OwnPreviewer
 from .relatives import shared_conds
 from .schedule import own_sampling, sampling_settings
 
-REFERENCES = "univid_reference_frames"  # transformer option: {f: number of reference frames}
+REFERENCES = "univid_reference_frames"  # transformer option: {f: number of reference frames, 0 = off}
 MODEL_TYPES = {"eps": comfy.model_base.ModelType.EPS, "v": comfy.model_base.ModelType.V_PREDICTION}
 
 logger = logging.getLogger(__name__)
@@ -111,9 +111,7 @@ class HostUNet(UNet):
                 rearrange(x, "(b t) c h w -> b c t h w", b=clips),
                 self.schedule.told(timesteps[::frames]),
                 cond,
-                reference_frames={
-                    f: segment_centers(frames, min(n, frames), x.device) for f, n in counts.items()
-                },
+                reference_frames=centers_by_level(counts, frames, x.device),
                 streams=streams,
                 hook=hook,
             )
@@ -327,7 +325,7 @@ def _fill(model: UniVidModel, weights: Checkpoint, assign: bool) -> None:
 
 
 def with_reference_frames(model, counts: dict[int, int]):
-    """A clone of a MODEL whose PSTAttn at level f attends to counts[f] reference frames.
+    """A clone of a MODEL whose PSTAttn at level f attends to counts[f] reference frames; 0 = it is off.
 
     Raises:
         ValueError: another model than UniVid, one without PSTAttn, or a level that it does not have.
