@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from asking import gathered
 from reference import SMALL, difference, randn, randomize
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -101,15 +100,6 @@ def test_a_profile_fills_what_was_left_open():
 def test_what_is_no_number_of_a_level_is_refused(model, references, words):
     with pytest.raises(ValueError, match=words):
         generate(model, PROMPT, sampling=Sampling(references=references))
-
-
-def test_a_model_without_pst_attention_takes_none():
-    from test_pipeline import build
-
-    relative = build("modelscope")
-    with pytest.raises(ValueError, match="this model has no PSTAttn"):
-        generate(relative, PROMPT, sampling=Sampling(references={1: 0}))
-    generate(relative, PROMPT, **gathered(references={}, frames=1, steps=1))
 
 
 # The command line

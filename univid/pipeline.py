@@ -1,6 +1,7 @@
 """From words and pictures to a video: the whole flow in `generate`."""
 
 import dataclasses
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -20,6 +21,8 @@ from .video import fit
 
 Guider = Joint | Separate | Nested
 Progress = Callable[[str, int, int], None]  # (stage, steps done, steps in all); raising cancels
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -133,7 +136,7 @@ def generate(
     cond, uncond = (dataclasses.replace(c, **extras) for c in (cond, uncond))
     if profile.inputs.null_image == "grey":
         denoiser = dataclasses.replace(denoiser, null_image=grey_tokens(model))
-    latents = None if source.video is None else model.vae.encode(source.video.to(device)).float()
+    latents = None if source.video is None else _encode(model, source.video.to(device))
     for name, tokens in (
         ("text encoder", cond.text),
         ("image encoder", cond.image),
@@ -163,7 +166,10 @@ def generate(
     )
 
     report("decode", 0, len(prompts) * t)
-    result = model.vae.decode(x, callback=lambda done, total: report("decode", done, total))
+    pieces = _pieces(model, "decode", len(prompts), (t, h, w))
+    result = model.vae.decode(
+        x, chunk=pieces.chunk, tile=pieces.tile, callback=lambda done, total: report("decode", done, total)
+    )
     _check_finite(result, "the VAE decoder", model)
     return result.float().clamp_(-1, 1).cpu()
 
@@ -218,9 +224,7 @@ def concat_latents(
 
     def latents(pictures: Tensor) -> Tensor:  # [b c 1 h w]
         clip = fit(rearrange(pictures, "b c h w -> 1 c b h w"), *pixels).to(device)
-        return rearrange(model.vae.encode(clip).float(), "1 c b h w -> b c 1 h w").expand(
-            clips, -1, -1, -1, -1
-        )
+        return rearrange(_encode(model, clip), "1 c b h w -> b c 1 h w").expand(clips, -1, -1, -1, -1)
 
     last = None if last_image is None else latents(last_image)
     return concat_frames(model.profile.inputs.concat, latents(image), last, frames)
@@ -335,15 +339,41 @@ def _size(model: UniVid, clip: Clip, video: Tensor | None) -> tuple[int, int, in
 def _check_memory(
     model: UniVid, clips: int, branches: int, size: tuple[int, int, int], device: torch.device
 ) -> None:
-    """Refuse what would not fit into a CPU's memory; other devices say so themselves."""
-    needed = (
-        memory.needed(model.config, clips=clips, branches=branches, size=size, dtype=model.unet.dtype)
-        if device.type == "cpu"
-        else memory.finished(clips, size)
-    )
+    """Refuse what would not fit into the device's memory, or the finished clips into the machine's."""
     t, h, w = size
     what = f"{f'{clips:,} x ' if clips > 1 else ''}{t:,} frames of {w:,} x {h:,} need"
-    memory.check(needed, what, "ask for fewer frames, or a smaller height and width")
+    advice = "ask for fewer frames, or a smaller height and width"
+    smaller = f"{advice}, or load the model as bf16" if model.unet.dtype == torch.float32 else advice
+    needed = memory.needed(
+        model.config, clips=clips, branches=branches, size=size, dtype=model.unet.dtype, device=device
+    )
+    memory.check(needed, what, smaller, device)
+    if device.type != "cpu":
+        memory.check(memory.finished(clips, size), what, advice)
+
+
+def _pieces(model: UniVid, way: str, clips: int, size: tuple[int, int, int]) -> memory.Pieces:
+    """In which the VAE can take clips (t, h, w) now; way: "encode" or "decode"."""
+    t, h, w = size
+    factor, weight = model.config.vae.factor, next(model.vae.parameters())
+    coding = memory.Coding(
+        model.config.vae, way, clips * t, (h // factor, w // factor), weight.dtype, weight.device
+    )
+    free = memory.free_memory(weight.device)
+    pieces = coding.pieces(None if free is None else free - memory.finished(clips, size))
+    if pieces.tile is not None:
+        logger.warning(
+            "frames of %d x %d are %sd in tiles of %d x %d pixels, because whole ones do not fit into the "
+            "memory that is free; the result changes a little",
+            w, h, way, *[factor * pieces.tile] * 2,
+        )  # fmt: skip
+    return pieces
+
+
+def _encode(model: UniVid, video: Tensor) -> Tensor:
+    """Final latents `[b c t h w]` in float32 of videos `[b 3 t h w]` on the VAE's device."""
+    pieces = _pieces(model, "encode", len(video), tuple(video.shape[2:]))
+    return model.vae.encode(video, chunk=pieces.chunk, tile=pieces.tile).float()
 
 
 def _check_finite(tensor: Tensor | None, stage: str, model: UniVid) -> None:

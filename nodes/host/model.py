@@ -18,7 +18,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from ...univid import curves, layers, memory
+from ...univid import curves, memory
 from ...univid.checkpoints.opened import Checkpoint, open_checkpoint
 from ...univid.conditioning import Conditioning, with_null_image
 from ...univid.config import ModelConfig, SamplingProfile, UNetConfig
@@ -239,10 +239,8 @@ class UniVidModel(comfy.model_base.BaseModel):
     def memory_required(self, input_shape, cond_shapes=None) -> float:
         """Bytes of one call; input_shape: `[b * t, c, h, w]`."""
         cells = input_shape[0] * input_shape[-2] * input_shape[-1]
-        cpu = management.get_torch_device().type == "cpu"
-        tokens = layers.CPU_TOKENS if cpu else layers.TOKENS
-        dtype = self.get_dtype_inference()
-        return memory.with_kept(memory.activations(self.univid_config.unet, cells, dtype, tokens))
+        device = management.get_torch_device()
+        return memory.sampling(self.univid_config.unet, cells, self.get_dtype_inference(), device)
 
     def check_latents(self, noise: Tensor) -> int:
         """The number of frames of latents or noise `[t 4 h w]`; ValueError for those of another model."""
