@@ -266,6 +266,7 @@ def test_weights_that_do_not_fit_on_an_accelerator_are_refused_before_they_are_r
 def test_a_device_says_what_is_free(gpu):
     if not torch.cuda.is_available():
         assert machine.free_memory(GPU) is None
+    assert machine.free_memory(torch.device("meta")) is None
     assert machine.free_memory(torch.device("cpu")) > 10**8
     gpu(100, reserved=30, allocated=20)
     assert machine.free_memory(GPU) == 110

@@ -37,7 +37,10 @@ def free_memory(device: torch.device) -> int | None:
     """
     if device.type == "cpu":
         return available_memory()
-    module = torch.get_device_module(device)
+    try:
+        module = torch.get_device_module(device)
+    except RuntimeError:  # a device that torch has no module for
+        return None
     if not hasattr(module, "mem_get_info") or not module.is_available():
         return None
     kept = module.memory_reserved(device) - module.memory_allocated(device)

@@ -105,7 +105,7 @@ def generate(
         callback: called as (stage, done, total) for the stages "encode", "sample", "decode"; raising cancels.
 
     Raises:
-        ValueError: a value out of range, or a part that the checkpoint lacks.
+        ValueError: a value out of range, a part that the checkpoint lacks, or too much for the memory.
         FloatingPointError: a stage gave nan or infinite values.
     """
     profile, prompts = model.profile, [prompt] if isinstance(prompt, str) else list(prompt)
