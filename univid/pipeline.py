@@ -114,15 +114,16 @@ def generate(
     _check_relatives(model, image, source.last_image, clip.fps_number)
     t, h, w = _size(model, clip, source.video)
     guider = guidance or profile_guider(profile)
+    device = next(model.unet.parameters()).device
     denoiser, how = model.denoiser(model.unet.dtype), sampling.by(profile)
     if how.references:
         _check_references(model.config.unet, how.references)
-        looking = partial(denoiser.network, reference_frames=centers_by_level(how.references, t))
+        references = centers_by_level(how.references, t, device)
+        looking = partial(denoiser.network, reference_frames=references)
         denoiser = dataclasses.replace(denoiser, network=looking)
     sample = samplers.get_sampler(how.sampler, denoiser.schedule, how.eta)
     sigmas = samplers.sigma_schedule(how.sigma_schedule, denoiser.schedule, how.steps, source.denoise)
     report = callback or (lambda stage, done, total: None)
-    device = next(model.unet.parameters()).device
     seen = image is not None and model.config.unet.image_stream is not None
     branches = len(guider.plan(text_weight > 0, seen and image_weight > 0))
     _check_memory(model, len(prompts), branches, (t, h, w), device)
