@@ -2,6 +2,7 @@
 
 import ctypes
 import json
+import math
 import os
 import subprocess
 import sys
@@ -10,8 +11,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from accelerator import DEVICE as GPU
+from accelerator import accelerator
 
 from univid import Clip, Sampling, generate, load, machine, memory
+from univid.checkpoints.native import meta_modules
 from univid.files.tensors import Weights
 from univid.guidance import Joint, Nested
 from univid.presets import PRESETS
@@ -47,7 +51,8 @@ with open("/proc/self/clear_refs", "w") as peak:
 call(clips, frames, height, width)
 branches = 1 if scale == 1 else 2
 estimate = memory.needed(
-    model.config, clips=clips, branches=branches, size=(frames, height, width), dtype=torch.float32
+    model.config, clips=clips, branches=branches, size=(frames, height, width), dtype=torch.float32,
+    pieces=memory.Pieces()
 )
 print(json.dumps([held("VmHWM") - before, estimate]))
 """
@@ -88,7 +93,7 @@ def ledger_on_the_cpu(clips, frames, side):
         text=torch.zeros(clips, 7, TINY.unet.context_dim), image=torch.zeros(clips, 5, width),
         weights=torch.ones(clips, 2),
     )  # fmt: skip
-    ledger = memory.CpuLedger()
+    ledger = memory.KernelLedger()
     ledger.known([*unet.parameters(), x, cond.text, cond.image])
     with torch.no_grad(), ledger:
         unet(x, torch.full((clips,), 500.0), cond)
@@ -99,6 +104,29 @@ def ledger_on_the_cpu(clips, frames, side):
 def test_activations_are_those_of_a_real_pass(clips, frames, side):
     counted = memory.activations(TINY.unet, clips * frames * side**2, torch.float32)
     assert counted == pytest.approx(ledger_on_the_cpu(clips, frames, side), rel=0.12)
+
+
+# Measured on one H200 in bf16 (PyTorch 2.11, full-size `paper` with random weights), the most that was held
+# in GiB: a U-Net's call with both branches of guidance alone, and `generate` with every part on the device.
+ON_A_GPU = {"U-Net, 576 x 320": 4.1, "576 x 320": 7.9, "1280 x 720": 20.4}
+
+
+def test_an_accelerator_takes_what_was_measured():
+    paper, dtype = PRESETS["paper"], torch.bfloat16
+    weights = {
+        name: sum(parameter.numel() for parameter in part.parameters()) * dtype.itemsize
+        for name, part in meta_modules(paper).items()
+    }
+    assert weights["unet"] == 2 * 1_510_352_644
+    step = memory.sampling(paper.unet, 2 * 24 * 40 * 72, dtype, GPU)
+    estimates = [weights["unet"] + step]
+    for size in ((24, 320, 576), (24, 720, 1280)):
+        asked = {"clips": 1, "branches": 2, "size": size, "dtype": dtype, "device": GPU}
+        whole = memory.needed(paper, **asked, pieces=memory.Pieces())
+        step = memory.sampling(paper.unet, 2 * math.prod(size) // 64, dtype, GPU)
+        assert memory.needed(paper, **asked) == step < whole  # decoding takes the most, but in small pieces
+        estimates.append(sum(weights.values()) + whole)
+    assert [size / 2**30 for size in estimates] == pytest.approx(list(ON_A_GPU.values()), rel=0.05)
 
 
 def test_the_estimate_grows_as_it_must():
@@ -128,7 +156,7 @@ def small_machine(monkeypatch):
     """A machine with this much free memory."""
 
     def having(size):
-        monkeypatch.setattr(memory, "available_memory", lambda: size)
+        monkeypatch.setattr(memory, "free_memory", lambda device: size)
 
     return having
 
@@ -181,7 +209,67 @@ def test_weights_that_do_not_fit_are_refused_before_they_are_read(
         load(small_checkpoint, parts=("unet",), dtype=torch.bfloat16)
 
 
+@pytest.fixture
+def gpu(monkeypatch):
+    """A pretended accelerator with this much free memory, and some that torch keeps."""
+
+    def having(free, reserved=0, allocated=0):
+        module = SimpleNamespace(
+            is_available=lambda: True,
+            mem_get_info=lambda device: (free, 10**12),
+            memory_reserved=lambda device: reserved,
+            memory_allocated=lambda device: allocated,
+        )
+        monkeypatch.setattr(torch, "get_device_module", lambda device: module)
+
+    return having
+
+
+def test_what_does_not_fit_on_an_accelerator_is_refused_there(small_checkpoint, gpu):
+    shape = 1200, 64, 64
+    with accelerator():
+        model = load(small_checkpoint).to(GPU)
+    asked = {"clips": 1, "branches": 2, "size": shape, "dtype": model.unet.dtype, "device": GPU}
+    needed = memory.needed(model.config, **asked)
+    words = (
+        r"1,200 frames of 64 x 64 need about [\d.]+ GB of memory on cuda:0, and [\d.]+ GB are free; "
+        "ask for fewer frames, or a smaller height and width"
+    )
+
+    def stop(*event):
+        raise InterruptedError(event)
+
+    def make():
+        with accelerator():
+            generate(model, PROMPT, callback=stop, clip=Clip(*shape))
+
+    gpu(needed - 1)
+    with pytest.raises(ValueError, match=words):
+        make()
+    gpu(needed - 1, reserved=3, allocated=2)
+    with pytest.raises(InterruptedError, match="encode"):
+        make()
+
+
+def test_weights_that_do_not_fit_on_an_accelerator_are_refused_before_they_are_read(
+    small_checkpoint, gpu, monkeypatch
+):
+    monkeypatch.setattr(Weights, "read", lambda *_: pytest.fail("a tensor was read"))
+    gpu(small_checkpoint.stat().st_size // 2)
+    with pytest.raises(ValueError, match=r"the weights of .* GB of memory on cuda:0, and .* are free"):
+        load(small_checkpoint, device=GPU)
+
+
 # What there is
+
+
+def test_a_device_says_what_is_free(gpu):
+    if not torch.cuda.is_available():
+        assert machine.free_memory(GPU) is None
+    assert machine.free_memory(torch.device("meta")) is None
+    assert machine.free_memory(torch.device("cpu")) > 10**8
+    gpu(100, reserved=30, allocated=20)
+    assert machine.free_memory(GPU) == 110
 
 
 def linux(tmp_path, meminfo, cgroup="", files=None):

@@ -205,6 +205,7 @@ def test_the_concat_latents_show_the_cropped_picture(models, monkeypatch, kind):
     [
         ("modelscope", {"image": picture()}, "from text alone"),
         ("modelscope", {"fps_number": 8.0}, "without fps_number"),
+        ("modelscope", {"references": {1: 0}}, "has no PSTAttn"),
         ("videocrafter2", {"fps_number": 0.0}, "fps_number must be above 0"),
         ("videocrafter2", {"fps_number": float("nan")}, "fps_number must be above 0"),
         ("videocrafter2", {"eta": 2.0}, "eta must be from 0 to 1"),

@@ -302,10 +302,13 @@ def _common(args: argparse.Namespace, profile) -> dict:
         raise ValueError(
             f"--eta does nothing with {args.sampler or profile.sampler}; give --sampler ddim too."
         )
+    references = dict(args.references or ())
+    if len(references) < len(args.references or ()):
+        raise ValueError("--references names a level twice; give each of them once.")
     return {
         "negative": args.negative,
         "guidance": profile_guider(dataclasses.replace(profile, guidance=guidance)),
-        "sampling": Sampling(args.steps, args.sampler, args.schedule, args.eta),
+        "sampling": Sampling(args.steps, args.sampler, args.schedule, args.eta, references),
         "seed": args.seed,
     }
 

@@ -77,7 +77,9 @@ class TransformerBlock(nn.Module):
     def forward(self, x: Tensor, context: Context) -> Tensor:  # [(b t) s d]
         x = x + context.hook.self_attention(self.attn1, self.norm1(x))
         if self.pst_attn is not None and context.frames > 1:
-            x = x + self.pst_attn(self.norm_pst(x), context.frames, context.references[self.factor])
+            references = context.references[self.factor]
+            if len(references):
+                x = x + self.pst_attn(self.norm_pst(x), context.frames, references)
         x = x + self.attn2(self.norm2(x), context, self.factor)
         return x + self.ff(self.norm3(x))
 

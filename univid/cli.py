@@ -230,6 +230,24 @@ def _sampling(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--seed", type=int, default=0, metavar="N", help="the same seed gives the same video (default: 0)"
     )
+    group.add_argument(
+        "--references",
+        type=reference_count,
+        nargs="+",
+        metavar="LEVEL=N",
+        help="frames that every frame looks at in a level of the pyramid (1, 2, 4, 8: from the finest): a "
+        "number from 1 on, or off, as in 1=off 8=24; fewer or none are faster (default: as trained)",
+    )
+
+
+def reference_count(given: str) -> tuple[int, int]:
+    """Level and number of reference frames of "LEVEL=N", 0 for off."""
+    level, _, count = (part.strip() for part in given.partition("="))
+    if not level.isdecimal() or not (count == "off" or count.isdecimal() and int(count)):
+        raise argparse.ArgumentTypeError(
+            f"expected LEVEL=N with a number from 1 on, or LEVEL=off, as in 1=off 8=24, got {given!r}"
+        )
+    return int(level), 0 if count == "off" else int(count)
 
 
 def _size(parser: argparse.ArgumentParser) -> None:

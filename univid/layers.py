@@ -59,6 +59,13 @@ def segment_centers(frames: int, n: int, device: torch.device | None = None) -> 
     return (2 * torch.arange(n, device=device) + 1) * frames // (2 * n)
 
 
+def centers_by_level(
+    counts: Mapping[int, int], frames: int, device: torch.device | None = None
+) -> dict[int, Tensor]:
+    """Evenly spread reference frames, so many a level, {f: indices}; more than the clip has are all."""
+    return {f: segment_centers(frames, min(n, frames), device) for f, n in counts.items()}
+
+
 def reference_frames(
     frames: int,
     segment_frames: int,

@@ -1,10 +1,12 @@
-"""How much memory this machine, or the container that the program runs in, has to give."""
+"""How much memory this machine, or the container that the program runs in, and its devices have to give."""
 
 import ctypes
 import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+
+import torch
 
 PROC, CGROUPS = Path("/proc"), Path("/sys/fs/cgroup")
 
@@ -26,6 +28,23 @@ def available_memory(proc: Path = PROC, cgroups: Path = CGROUPS) -> int:
         except (AttributeError, ValueError, OSError):  # a system that nobody thought of
             whole = sys.maxsize
     return min([whole, *_left_in_groups(proc, cgroups)])
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Bytes that can still be taken on a device, a CPU's being the machine's; None = it does not say.
+
+    What torch keeps of freed tensors is free.
+    """
+    if device.type == "cpu":
+        return available_memory()
+    try:
+        module = torch.get_device_module(device)
+    except RuntimeError:  # a device that torch has no module for
+        return None
+    if not hasattr(module, "mem_get_info") or not module.is_available():
+        return None
+    kept = module.memory_reserved(device) - module.memory_allocated(device)
+    return module.mem_get_info(device)[0] + kept
 
 
 def _left_in_groups(proc: Path, cgroups: Path) -> Iterator[int]:

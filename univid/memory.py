@@ -9,6 +9,7 @@ import contextlib
 import math
 import weakref
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
@@ -20,11 +21,12 @@ from torch.utils._pytree import tree_leaves
 
 from .conditioning import Conditioning
 from .config import ModelConfig, UNetConfig, VAEConfig
-from .layers import CPU_TOKENS, FeedForward
-from .machine import available_memory
+from .layers import CPU_TOKENS, TOKENS, FeedForward
+from .machine import free_memory
 from .unet import UNet
 from .vae import CHUNK, Autoencoder
 
+CPU = torch.device("cpu")
 GB = 1e9
 FRAMES, SIDE = 4, 16  # of the latents that are counted
 HALVINGS = 6  # of all tokens, to the smallest share of them that a feed-forward is counted with
@@ -32,6 +34,8 @@ HALVINGS = 6  # of all tokens, to the smallest share of them that a feed-forward
 KEPT_SHARE, KEPT_MOST = 0.3, 128 * 2**20
 # Of a finished clip: float32, and once more for what is made of it, 8-bit frames and a palette's picture.
 CLIP_BYTES = 4 + 2
+SPARE = 0.1  # of an estimate, where it decides how much the VAE takes at once
+LEAST_TILE = 32  # latent cells: smaller tiles see too little of a frame
 
 
 class Ledger(TorchDispatchMode):
@@ -90,8 +94,12 @@ class Ledger(TorchDispatchMode):
         self._entries[key] = weakref.ref(storage, leave)
 
 
-class CpuLedger(Ledger):
-    """Also counts a CPU convolution's copies of input and output, where channels are not last."""
+class KernelLedger(Ledger):
+    """Also counts a convolution's copies of input and output where channels are not last.
+
+    Those of a CPU, and of cuDNN, whose kernels want channels last: what `generate` takes of an H200 is then
+    estimated 1 to 3 % too low, without them 12 to 24 % (tests/test_memory.py).
+    """
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         out = super().__torch_dispatch__(function, types, args, kwargs)
@@ -128,28 +136,91 @@ def activations(config: UNetConfig, cells: int, dtype: torch.dtype, tokens: int 
     return round((lower + (upper - lower) * (share * 2 ** (halvings + 1) - 1)) * cells)
 
 
-def with_kept(size: int) -> int:
-    """Bytes of activations, and of freed memory that the allocator keeps beside them."""
-    return size + min(round(KEPT_SHARE * size), KEPT_MOST)
+def sampling(config: UNetConfig, cells: int, dtype: torch.dtype, device: torch.device) -> int:
+    """Bytes that a step takes on a device beside the weights; cells: as of `activations`."""
+    tokens = CPU_TOKENS if device.type == "cpu" else TOKENS
+    return with_kept(activations(config, cells, dtype, tokens), device)
 
 
-def decoding(config: VAEConfig, frames: int, cells: int, dtype: torch.dtype) -> int:
-    """Bytes that decoding `frames` at once takes beside its weights; cells: of one frame's latents."""
-    return round(_bytes_a_decoded_cell(config, dtype) * frames * cells)
+def with_kept(size: int, device: torch.device) -> int:
+    """Bytes of activations, and of freed memory that a CPU's allocator keeps beside them."""
+    return size + (min(round(KEPT_SHARE * size), KEPT_MOST) if device.type == "cpu" else 0)
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """What the VAE takes at once: frames, and the side of a tile in latent cells, None = whole frames."""
+
+    chunk: int = CHUNK
+    tile: int | None = None
+
+
+@dataclass(frozen=True)
+class Coding:
+    """The VAE at work on frames of (h, w) latent cells.
+
+    way: "encode" or "decode".
+    """
+
+    config: VAEConfig
+    way: str
+    frames: int
+    size: tuple[int, int]
+    dtype: torch.dtype
+    device: torch.device
+
+    def needed(self, pieces: Pieces) -> int:
+        """Bytes that it takes in such pieces beside the weights, and beside the clip."""
+        cells = math.prod(side if pieces.tile is None else min(side, pieces.tile) for side in self.size)
+        cells *= min(pieces.chunk, self.frames)
+        return with_kept(round(_bytes_a_coded_cell(self.config, self.way, self.dtype) * cells), self.device)
+
+    def pieces(self, free: int | None) -> Pieces:
+        """The largest that fit into `free` bytes, whole frames first; else the smallest. None = nobody knows.
+
+        Chunks change nothing of the result but its rounding; tiles do, a little.
+        """
+        if free is None:
+            return Pieces()
+        for pieces in self._all():
+            if self.needed(pieces) * (1 + SPARE) <= free:
+                break
+        return pieces
+
+    def least(self) -> Pieces:
+        """The smallest."""
+        return self._all()[-1]
+
+    def _all(self) -> list[Pieces]:
+        tiles = range(max(self.size) - 1, LEAST_TILE - 1, -1)
+        return [Pieces(n) for n in range(CHUNK, 0, -1)] + [Pieces(1, side) for side in tiles]
 
 
 def needed(
-    config: ModelConfig, *, clips: int, branches: int, size: tuple[int, int, int], dtype: torch.dtype
+    config: ModelConfig,
+    *,
+    clips: int,
+    branches: int,
+    size: tuple[int, int, int],
+    dtype: torch.dtype,
+    device: torch.device = CPU,
+    pieces: Pieces | None = None,
 ) -> int:
-    """Bytes that `generate` takes on a CPU beside the weights.
+    """Bytes that `generate` takes on a device beside the weights; on a CPU with the finished clips.
 
-    size: (t, h, w) of the clips in pixels. Encoding a video to start from takes less than decoding.
+    size: (t, h, w) of the clips in pixels. pieces: that the VAE decodes in; None = the smallest. Encoding a
+    video to start from takes less than decoding.
     """
-    frames, height, width = size
-    cells = (height // config.vae.factor) * (width // config.vae.factor)
-    sampled = with_kept(activations(config.unet, clips * branches * frames * cells, dtype))
-    decoded = with_kept(decoding(config.vae, min(CHUNK, clips * frames), cells, dtype))
-    return max(sampled, decoded) + finished(clips, size)
+    frames, *sides = size
+    height, width = (side // config.vae.factor for side in sides)
+    cells = clips * branches * frames * height * width
+    coding = Coding(config.vae, "decode", clips * frames, (height, width), dtype, device)
+    sampled, decoded = sampling(config.unet, cells, dtype, device), coding.needed(pieces or coding.least())
+    if device.type == "cpu":
+        return max(sampled, decoded) + finished(clips, size)
+    values = 3 * clips * math.prod(size)
+    clip = values * dtype.itemsize  # on the device, at the end a second time in float32
+    return max(sampled, decoded + clip, clip + 4 * values)
 
 
 def finished(clips: int, size: tuple[int, int, int]) -> int:
@@ -157,18 +228,19 @@ def finished(clips: int, size: tuple[int, int, int]) -> int:
     return clips * math.prod(size) * 3 * CLIP_BYTES
 
 
-def check(needed: int, what: str, advice: str) -> None:
-    """Refuse what does not fit into this machine's memory.
+def check(needed: int, what: str, advice: str, device: torch.device = CPU) -> None:
+    """Refuse what does not fit into a device's free memory, where it says how much that is.
 
     what: ends in its verb, as "3 frames need".
 
     Raises:
         ValueError: "`what` about ... GB of memory, and ... GB are free; `advice`."
     """
-    there = available_memory()
-    if needed > there:
+    there = free_memory(device)
+    if there is not None and needed > there:
+        memory = "memory" if device.type == "cpu" else f"memory on {device}"
         raise ValueError(
-            f"{what} about {needed / GB:,.1f} GB of memory, and {there / GB:,.1f} GB are free; {advice}."
+            f"{what} about {needed / GB:,.1f} GB of {memory}, and {there / GB:,.1f} GB are free; {advice}."
         )
 
 
@@ -197,16 +269,19 @@ def _unet(config: UNetConfig, dtype: torch.dtype) -> UNet:
 
 
 @lru_cache(maxsize=16)
-def _bytes_a_decoded_cell(config: VAEConfig, dtype: torch.dtype) -> float:
+def _bytes_a_coded_cell(config: VAEConfig, way: str, dtype: torch.dtype) -> float:
+    side = config.factor * SIDE
     with torch.device("meta"):
         vae = Autoencoder(config).to(dtype).requires_grad_(False)
         latents = torch.empty(FRAMES, config.latent_channels, SIDE, SIDE, dtype=dtype)
-    return _peak(vae, lambda: vae.decode_images(latents)) / (FRAMES * SIDE**2)
+        images = torch.empty(FRAMES, config.in_channels, side, side, dtype=dtype)
+    run = {"decode": lambda: vae.decode_images(latents), "encode": lambda: vae.encode_moments(images)}[way]
+    return _peak(vae, run) / (FRAMES * SIDE**2)
 
 
 @torch.no_grad()
 def _peak(module: nn.Module, run) -> int:
-    ledger = CpuLedger()
+    ledger = KernelLedger()
     ledger.known(list(module.parameters()))
     with Kernels(), ledger:
         run()

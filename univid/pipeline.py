@@ -1,8 +1,10 @@
 """From words and pictures to a video: the whole flow in `generate`."""
 
 import dataclasses
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from einops import rearrange
@@ -10,14 +12,17 @@ from torch import Tensor
 
 from . import memory, samplers
 from .conditioning import Conditioning, check_weights, concat_frames
-from .config import SamplingProfile
+from .config import SamplingProfile, UNetConfig
 from .guidance import Joint, Nested, Separate
+from .layers import centers_by_level
 from .model import UniVid
 from .noise import ClipNoise
 from .video import fit
 
 Guider = Joint | Separate | Nested
 Progress = Callable[[str, int, int], None]  # (stage, steps done, steps in all); raising cancels
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -55,18 +60,21 @@ class Sampling:
     """By which steps. What is None comes from the checkpoint's sampling profile.
 
     eta: of the sampler "ddim", 0 to 1: how much of a step's noise is fresh.
+    references: number of reference frames that PSTAttn looks at, by level of the pyramid, {f: n}: 0 = none,
+        it is off there; more than the clip has = all. A level left out, or None: as the model was trained.
     """
 
     steps: int | None = None
     sampler: str | None = None
     sigma_schedule: str | None = None
     eta: float | None = None
+    references: Mapping[int, int] | None = None
 
     def by(self, profile: SamplingProfile) -> "Sampling":
-        """With the profile's in the places of None."""
-        names = [field.name for field in dataclasses.fields(self)]
-        own = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
-        return Sampling(**{name: getattr(profile, name) for name in names} | own)
+        """With the profile's in the places of None; it has no references."""
+        names = {field.name for field in dataclasses.fields(self)} - {"references"}
+        missing = {name: getattr(profile, name) for name in names if getattr(self, name) is None}
+        return dataclasses.replace(self, **missing)
 
 
 @torch.no_grad()
@@ -97,7 +105,7 @@ def generate(
         callback: called as (stage, done, total) for the stages "encode", "sample", "decode"; raising cancels.
 
     Raises:
-        ValueError: a value out of range, or a part that the checkpoint lacks.
+        ValueError: a value out of range, a part that the checkpoint lacks, or too much for the memory.
         FloatingPointError: a stage gave nan or infinite values.
     """
     profile, prompts = model.profile, [prompt] if isinstance(prompt, str) else list(prompt)
@@ -106,11 +114,16 @@ def generate(
     _check_relatives(model, image, source.last_image, clip.fps_number)
     t, h, w = _size(model, clip, source.video)
     guider = guidance or profile_guider(profile)
+    device = next(model.unet.parameters()).device
     denoiser, how = model.denoiser(model.unet.dtype), sampling.by(profile)
+    if how.references:
+        _check_references(model.config.unet, how.references)
+        references = centers_by_level(how.references, t, device)
+        looking = partial(denoiser.network, reference_frames=references)
+        denoiser = dataclasses.replace(denoiser, network=looking)
     sample = samplers.get_sampler(how.sampler, denoiser.schedule, how.eta)
     sigmas = samplers.sigma_schedule(how.sigma_schedule, denoiser.schedule, how.steps, source.denoise)
     report = callback or (lambda stage, done, total: None)
-    device = next(model.unet.parameters()).device
     seen = image is not None and model.config.unet.image_stream is not None
     branches = len(guider.plan(text_weight > 0, seen and image_weight > 0))
     _check_memory(model, len(prompts), branches, (t, h, w), device)
@@ -124,7 +137,7 @@ def generate(
     cond, uncond = (dataclasses.replace(c, **extras) for c in (cond, uncond))
     if profile.inputs.null_image == "grey":
         denoiser = dataclasses.replace(denoiser, null_image=grey_tokens(model))
-    latents = None if source.video is None else model.vae.encode(source.video.to(device)).float()
+    latents = None if source.video is None else _encode(model, source.video.to(device))
     for name, tokens in (
         ("text encoder", cond.text),
         ("image encoder", cond.image),
@@ -154,7 +167,10 @@ def generate(
     )
 
     report("decode", 0, len(prompts) * t)
-    result = model.vae.decode(x, callback=lambda done, total: report("decode", done, total))
+    pieces = _pieces(model, "decode", len(prompts), (t, h, w))
+    result = model.vae.decode(
+        x, chunk=pieces.chunk, tile=pieces.tile, callback=lambda done, total: report("decode", done, total)
+    )
     _check_finite(result, "the VAE decoder", model)
     return result.float().clamp_(-1, 1).cpu()
 
@@ -209,9 +225,7 @@ def concat_latents(
 
     def latents(pictures: Tensor) -> Tensor:  # [b c 1 h w]
         clip = fit(rearrange(pictures, "b c h w -> 1 c b h w"), *pixels).to(device)
-        return rearrange(model.vae.encode(clip).float(), "1 c b h w -> b c 1 h w").expand(
-            clips, -1, -1, -1, -1
-        )
+        return rearrange(_encode(model, clip), "1 c b h w -> b c 1 h w").expand(clips, -1, -1, -1, -1)
 
     last = None if last_image is None else latents(last_image)
     return concat_frames(model.profile.inputs.concat, latents(image), last, frames)
@@ -257,6 +271,24 @@ def _check_relatives(
             raise ValueError(f"fps_number must be above 0 and at most 1000, got {fps_number}.")
     elif "fps" in unet.numbers and profile.inputs.number("fps") is None:
         raise ValueError("this model needs fps_number, got none; give what it was trained with.")
+
+
+def _check_references(unet: UNetConfig, counts: Mapping[int, int]) -> None:
+    if not unet.temporal.segment_frames:
+        raise ValueError(
+            "this model has no PSTAttn, as imported ones that are not extended; leave the references out."
+        )
+    if unknown := sorted(set(counts) - set(unet.factors)):
+        raise ValueError(
+            f"expected references for levels among {unet.factors}, as this model has, got {unknown}; "
+            "leave those out."
+        )
+    for factor, count in counts.items():
+        if not isinstance(count, int) or count < 0:
+            raise ValueError(
+                f"expected a number of reference frames from 0 (off) on, got {count} for level {factor}; "
+                "leave it out for the model's own."
+            )
 
 
 def _check_inputs(model: UniVid, prompts: list[str], image: Tensor | None, source: Source, seed: int) -> None:
@@ -308,15 +340,41 @@ def _size(model: UniVid, clip: Clip, video: Tensor | None) -> tuple[int, int, in
 def _check_memory(
     model: UniVid, clips: int, branches: int, size: tuple[int, int, int], device: torch.device
 ) -> None:
-    """Refuse what would not fit into a CPU's memory; other devices say so themselves."""
-    needed = (
-        memory.needed(model.config, clips=clips, branches=branches, size=size, dtype=model.unet.dtype)
-        if device.type == "cpu"
-        else memory.finished(clips, size)
-    )
+    """Refuse what would not fit into the device's memory, or the finished clips into the machine's."""
     t, h, w = size
     what = f"{f'{clips:,} x ' if clips > 1 else ''}{t:,} frames of {w:,} x {h:,} need"
-    memory.check(needed, what, "ask for fewer frames, or a smaller height and width")
+    advice = "ask for fewer frames, or a smaller height and width"
+    smaller = f"{advice}, or load the model as bf16" if model.unet.dtype == torch.float32 else advice
+    needed = memory.needed(
+        model.config, clips=clips, branches=branches, size=size, dtype=model.unet.dtype, device=device
+    )
+    memory.check(needed, what, smaller, device)
+    if device.type != "cpu":
+        memory.check(memory.finished(clips, size), what, advice)
+
+
+def _pieces(model: UniVid, way: str, clips: int, size: tuple[int, int, int]) -> memory.Pieces:
+    """In which the VAE can take clips (t, h, w) now; way: "encode" or "decode"."""
+    t, h, w = size
+    factor, weight = model.config.vae.factor, next(model.vae.parameters())
+    coding = memory.Coding(
+        model.config.vae, way, clips * t, (h // factor, w // factor), weight.dtype, weight.device
+    )
+    free = memory.free_memory(weight.device)
+    pieces = coding.pieces(None if free is None else free - memory.finished(clips, size))
+    if pieces.tile is not None:
+        logger.warning(
+            "frames of %d x %d are %sd in tiles of %d x %d pixels, because whole ones do not fit into the "
+            "memory that is free; the result changes a little",
+            w, h, way, *[factor * pieces.tile] * 2,
+        )  # fmt: skip
+    return pieces
+
+
+def _encode(model: UniVid, video: Tensor) -> Tensor:
+    """Final latents `[b c t h w]` in float32 of videos `[b 3 t h w]` on the VAE's device."""
+    pieces = _pieces(model, "encode", len(video), tuple(video.shape[2:]))
+    return model.vae.encode(video, chunk=pieces.chunk, tile=pieces.tile).float()
 
 
 def _check_finite(tensor: Tensor | None, stage: str, model: UniVid) -> None:

@@ -169,7 +169,7 @@ class UNet(nn.Module):
             x: noisy latents `[b c t h w]`. timesteps: `[b]`.
             cond: text and image tokens, modality weights, concat latents, numbers.
             reference_frames: frame indices for PSTAttn-f by level, {f: indices}; a level left out takes the
-                centre of each segment.
+                centre of each segment, one without indices has no PSTAttn.
             streams: whether the streams of text and image run; None = those with a weight other than 0
                 somewhere. One that runs at weight 0 adds nothing but gradients of zero: processes that train
                 together have to run the same layers.

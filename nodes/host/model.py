@@ -18,13 +18,13 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from ...univid import curves, layers, memory
+from ...univid import curves, memory
 from ...univid.checkpoints.opened import Checkpoint, open_checkpoint
 from ...univid.conditioning import Conditioning, with_null_image
 from ...univid.config import ModelConfig, SamplingProfile, UNetConfig
 from ...univid.diffusion import NoiseSchedule
 from ...univid.dtypes import dtype_of
-from ...univid.layers import even_places, segment_centers
+from ...univid.layers import centers_by_level, even_places
 from ...univid.unet import UNet
 from ...univid.vae import Autoencoder
 from . import conditioning as keys
@@ -34,7 +34,7 @@ from .preview import OwnPreviewer
 from .relatives import shared_conds
 from .schedule import own_sampling, sampling_settings
 
-REFERENCES = "univid_reference_frames"  # transformer option: {f: number of reference frames}
+REFERENCES = "univid_reference_frames"  # transformer option: {f: number of reference frames, 0 = off}
 MODEL_TYPES = {"eps": comfy.model_base.ModelType.EPS, "v": comfy.model_base.ModelType.V_PREDICTION}
 
 logger = logging.getLogger(__name__)
@@ -111,9 +111,7 @@ class HostUNet(UNet):
                 rearrange(x, "(b t) c h w -> b c t h w", b=clips),
                 self.schedule.told(timesteps[::frames]),
                 cond,
-                reference_frames={
-                    f: segment_centers(frames, min(n, frames), x.device) for f, n in counts.items()
-                },
+                reference_frames=centers_by_level(counts, frames, x.device),
                 streams=streams,
                 hook=hook,
             )
@@ -241,10 +239,8 @@ class UniVidModel(comfy.model_base.BaseModel):
     def memory_required(self, input_shape, cond_shapes=None) -> float:
         """Bytes of one call; input_shape: `[b * t, c, h, w]`."""
         cells = input_shape[0] * input_shape[-2] * input_shape[-1]
-        cpu = management.get_torch_device().type == "cpu"
-        tokens = layers.CPU_TOKENS if cpu else layers.TOKENS
-        dtype = self.get_dtype_inference()
-        return memory.with_kept(memory.activations(self.univid_config.unet, cells, dtype, tokens))
+        device = management.get_torch_device()
+        return memory.sampling(self.univid_config.unet, cells, self.get_dtype_inference(), device)
 
     def check_latents(self, noise: Tensor) -> int:
         """The number of frames of latents or noise `[t 4 h w]`; ValueError for those of another model."""
@@ -327,7 +323,7 @@ def _fill(model: UniVidModel, weights: Checkpoint, assign: bool) -> None:
 
 
 def with_reference_frames(model, counts: dict[int, int]):
-    """A clone of a MODEL whose PSTAttn at level f attends to counts[f] reference frames.
+    """A clone of a MODEL whose PSTAttn at level f attends to counts[f] reference frames; 0 = it is off.
 
     Raises:
         ValueError: another model than UniVid, one without PSTAttn, or a level that it does not have.

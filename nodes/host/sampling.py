@@ -84,25 +84,38 @@ def sample(
 
 
 def preflight(model, samples: Tensor, guider: UniVidGuider) -> None:
-    """Log what is about to run and the memory that the host will plan for."""
+    """Log what is about to run, the memory that the host plans for it, and what is free.
+
+    A warning where that is too little: for one branch, because the host takes them one by one if it must.
+    """
     branches = len(guider.guidance.plan(True, True))
     frames, _, height, width = samples.shape
-    estimate = model.model.memory_required([branches * frames, *samples.shape[1:]])
+    window = getattr(model.model_options.get("context_handler"), "context_length", frames)
+    shape, free = (min(frames, window), *samples.shape[1:]), room(model.load_device)
+    alone, all_branches = (model.model.memory_required([n * shape[0], *shape[1:]]) for n in (1, branches))
     logger.info(
-        "UniVid: %d frames of %d x %d, %d branches a step, %s, about %.2f GB for activations",
-        frames, 8 * width, 8 * height, branches, _dtype(model), estimate / 1e9,
+        "UniVid: %d frames of %d x %d, %d branches a step, %s, about %.2f GB for activations, %.2f GB free",
+        frames, 8 * width, 8 * height, branches, _dtype(model), all_branches / 1e9, free / 1e9,
     )  # fmt: skip
+    smaller = ", or load the model as bf16" if model.model.get_dtype_inference() == torch.float32 else ""
     clip = memory.finished(1, (frames, 8 * height, 8 * width))
-    for what, needed, there in (
-        ("a step", estimate, management.get_total_memory(model.load_device)),
-        ("the finished clip", clip, available_memory()),
+    for what, needed, there, cure in (
+        ("a step", alone, free, f"make fewer or smaller frames, use context windows{smaller}"),
+        ("the finished clip", clip, available_memory(), "make fewer or smaller frames"),
     ):
         if needed > there:
             logger.warning(
-                "UniVid: %s needs about %.1f GB of memory, more than the %.1f GB there are; make fewer "
-                "or smaller frames, or use context windows",
-                what, needed / 1e9, there / 1e9,
+                "UniVid: %s needs about %.1f GB of memory, and %.1f GB are free; %s",
+                what, needed / 1e9, there / 1e9, cure,
             )  # fmt: skip
+
+
+def room(device: torch.device) -> int:
+    """Bytes that a step can take on a device, once the host has moved all models out that lie there."""
+    if management.is_device_cpu(device):
+        return available_memory()
+    loaded = (other for other in management.current_loaded_models if other.device == device)
+    return management.get_free_memory(device) + sum(other.model_loaded_memory() for other in loaded)
 
 
 def _callback(model, steps: int):

@@ -17,11 +17,11 @@ import comfy.samplers  # noqa: E402
 import torch  # noqa: E402
 from univid_pack.nodes.host.guider import UniVidGuider  # noqa: E402
 from univid_pack.nodes.host.model import load_model  # noqa: E402
-from univid_pack.univid import guidance, layers  # noqa: E402
+from univid_pack.univid import guidance, layers, memory  # noqa: E402
 
 path, guider, frames, size = sys.argv[1], json.loads(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
 torch.set_num_threads(1)
-layers.CPU_TOKENS = layers.TOKENS  # as on the devices whose memory the host plans
+layers.CPU_TOKENS = memory.CPU_TOKENS = layers.TOKENS  # as on the devices whose memory the host plans
 guider = getattr(guidance, guider[0])(*guider[1:])
 
 

@@ -134,14 +134,13 @@ def load(
         compile: let torch.compile translate the U-Net, block by block, when it first runs at a size.
 
     Raises:
-        ValueError: as `open_checkpoint`, weights that are not finite, or too many for a CPU's memory.
+        ValueError: as `open_checkpoint`, weights that are not finite, or too many for the device's memory.
     """
     opened = open_checkpoint(BUILT_IN if path is None else path)
     opened.warn_if_untrained()
     modules = meta_modules(opened.config)
     chosen = {name: modules[name] for name in parts if opened.holds(name)}
-    if torch.device(device).type == "cpu":
-        _check_memory(opened, chosen, dtype)
+    _check_memory(opened, chosen, dtype, torch.device(device))
     for name, module in chosen.items():
         weights = {
             key: opened.tensor(name, key).to(device=device, dtype=dtype) for key in module.state_dict()
@@ -156,12 +155,13 @@ def load(
     return UniVid(opened.config, opened.profile, unet=unet, info=opened.info, **chosen).to(device)
 
 
-def _check_memory(opened: Checkpoint, parts: Iterable[str], dtype: torch.dtype | None) -> None:
+def _check_memory(
+    opened: Checkpoint, parts: Iterable[str], dtype: torch.dtype | None, device: torch.device
+) -> None:
     entries = [entry for part in parts for entry in opened.entries(part).values()]
     needed = sum(math.prod(entry.shape) * (dtype or entry.dtype).itemsize for entry in entries)
-    memory.check(
-        needed, f"the weights of {shown(opened.path)} need", "close other programs, or load them as bf16"
-    )
+    advice = "close other programs, or load them as bf16"
+    memory.check(needed, f"the weights of {shown(opened.path)} need", advice, device)
 
 
 def _prediction(weights: Weights) -> str | None:
