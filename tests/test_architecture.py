@@ -66,8 +66,9 @@ def constructors_have_at_most_12_parameters(path, text):
         if declared is not None:
             named = declared.posonlyargs + declared.args + declared.kwonlyargs
             count = len(named) - 1 + sum(a is not None for a in (declared.vararg, declared.kwarg))
-        else:
-            count = sum(isinstance(field, ast.AnnAssign) for field in node.body)  # a dataclass or NamedTuple
+        else:  # of a dataclass or NamedTuple
+            hints = [field.annotation for field in node.body if isinstance(field, ast.AnnAssign)]
+            count = sum("ClassVar" not in ast.unparse(hint) for hint in hints)
         if count > 12:
             yield node.lineno, f"{node.name} takes {count} parameters"
 
@@ -172,6 +173,7 @@ FITTING = {
     "training/a.py": "'''On cuda too.'''\nfrom univid import load\nfrom .b import c\nprint(1)",
     "nodes/a.py": "from comfy_api.latest import io\nfrom ..univid import load\nfrom .host import b",
     "nodes/host/a.py": "import comfy.utils\nfrom ...univid import load",
+    "a.py": WIDE_RECORD.replace("p0: int", "p0: ClassVar[int]"),
 }
 
 
