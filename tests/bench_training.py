@@ -55,7 +55,6 @@ def recipe_of(args: argparse.Namespace, clips: Path) -> Recipe:
     )
     return Recipe(
         name="bench",
-        task="denoise",
         seed=0,
         steps=10**6,
         batch={"video": args.batch},

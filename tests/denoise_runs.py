@@ -58,7 +58,6 @@ class Maker:
         options = {"stage": "joint", "data": config, "base": str(self.base)} | options
         return Recipe(
             name=name,
-            task="denoise",
             seed=seed,
             steps=2,
             batch=batch or {"image": 2, "frame": 2, "video": 2},

@@ -10,10 +10,10 @@ import torch
 from shards import pictures, read_all, write_tar
 
 from training import distributed
-from training.data import shapes
 from training.data.config import SourceConfig
 from training.data.sources import open_source
 from training.prepare import PrepareConfig, prepare
+from training.tiny import shapes
 from univid.video import write_video
 
 BUCKETS = ((64, 64), (64, 128))

@@ -5,7 +5,7 @@ import dataclasses
 import torch
 
 from training import distributed
-from training.config import EngineConfig, LogsConfig, OptimConfig, Recipe
+from training.config import EngineConfig, LogsConfig, OptimConfig, Options, Recipe
 from training.rng import generator
 from training.task import MicroBatch, parameter_groups
 from univid.conditioning import Conditioning
@@ -66,11 +66,11 @@ class Denoising:
 def recipe(**engine) -> Recipe:
     return Recipe(
         name="denoising",
-        task="denoising",
         seed=0,
         steps=STEPS,
         batch={"image": 4, "video": 4},
         optim=OptimConfig(lr=2e-3, warmup_steps=2, ema_decay=0.9, decay="constant"),
+        options=Options(),
         engine=EngineConfig(**engine),
         logs=LogsConfig(save_every=CUT, validate_every=5),
     )

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 import univid.checkpoints as checkpoints
-from training.data.shapes import Scene
-from training.metrics.scorer import read
+from training.tiny.scorer import read
+from training.tiny.shapes import Scene
 from univid.pipeline import Clip, generate
 from univid.presets import PRESETS
 from univid.video import read_image, to_uint8

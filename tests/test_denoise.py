@@ -13,7 +13,7 @@ from training.stages.base import Encoders
 from training.stages.building import Builder
 from training.stages.conditions import BOTH, IMAGE, IMAGE_ONLY, NONE, TEXT, is_image_stream, shares_of
 from training.stages.denoising import draw_noise, spread_timesteps
-from training.stages.unet import is_temporal
+from training.tiny.unet import is_temporal
 from univid import checkpoints
 from univid.config import InputProfile, NumberInput
 

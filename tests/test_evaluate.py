@@ -8,11 +8,10 @@ import pytest
 import torch
 from scipy.stats import binomtest
 
-from training.data import shapes
-from training.metrics import evaluate as module
-from training.metrics import table
-from training.metrics.evaluate import CONTENT, PROTOCOL, ROWS, T2V, Machine, conditions, evaluate, make_clips
-from training.metrics.scorer import agreement, read
+from training.tiny import evaluate as module
+from training.tiny import shapes, table
+from training.tiny.evaluate import CONTENT, PROTOCOL, ROWS, T2V, Machine, conditions, evaluate, make_clips
+from training.tiny.scorer import agreement, read
 from univid import generate, load
 from univid.checkpoints import save
 from univid.presets import PROFILES
@@ -251,7 +250,7 @@ def test_mistakes_are_told_before_any_clip_is_made(small_checkpoint, tmp_path, m
 def test_gallery(small_checkpoint, tmp_path):
     from PIL import Image
 
-    from training.metrics.gallery import write_gallery
+    from training.tiny.gallery import write_gallery
 
     for path in write_gallery(small_checkpoint, tmp_path / "pictures"):
         with Image.open(path) as picture:

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from training.config import OptimConfig, Recipe
+from training.config import OptimConfig, Options, Recipe
 from training.distributed import Network
 from training.loop import build_optimizer, take_step
 from training.state import State
@@ -64,7 +64,12 @@ class Task:
 def five_losses() -> tuple[list[float], UNet]:
     task = Task()
     recipe = Recipe(
-        name="golden", task="golden", seed=0, steps=5, batch={}, optim=OptimConfig(lr=2e-3, warmup_steps=1)
+        name="golden",
+        seed=0,
+        steps=5,
+        batch={},
+        optim=OptimConfig(lr=2e-3, warmup_steps=1),
+        options=Options(),
     )
     state = State(task.module, build_optimizer(recipe.optim, task.parameter_groups()))
     network = Network(task, recipe.engine)

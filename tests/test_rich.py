@@ -7,8 +7,8 @@ import pytest
 
 pytest.importorskip("skimage")
 
-from training.data import rich  # noqa: E402
-from training.data.shapes import DIRECTIONS, Scene, is_held_out  # noqa: E402
+from training.tiny import rich  # noqa: E402
+from training.tiny.shapes import DIRECTIONS, Scene, is_held_out  # noqa: E402
 
 
 @pytest.fixture(scope="module")

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from training.data.shapes import RGB, SCENES, Scene, draw, render
-from training.metrics.scorer import agreement, distance, read
+from training.tiny.scorer import agreement, distance, read
+from training.tiny.shapes import RGB, SCENES, Scene, draw, render
 
 
 def blur(video, rng, sigma=0.7, noise=0.03):

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from training.data import shapes
-from training.data.shapes import HELD_OUT, HELD_OUT_SCENES, SCENES, SEEN_SCENES, Scene
+from training.tiny import shapes
+from training.tiny.shapes import HELD_OUT, HELD_OUT_SCENES, SCENES, SEEN_SCENES, Scene
 
 
 def test_grammar():

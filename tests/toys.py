@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from training import report
-from training.config import LogsConfig, OptimConfig, Recipe
+from training.config import LogsConfig, OptimConfig, Options, Recipe
 from training.loop import train
 from training.rng import generator
 from training.saved import load, read_state, states
@@ -21,7 +21,7 @@ from training.task import MicroBatch
 ROOT = Path(__file__).parents[1]
 OPTIM = OptimConfig(lr=3e-2, warmup_steps=5, ema_decay=0.9)
 RECIPE = Recipe(
-    "toy", "regression", 3, 40, {"sample": 16}, OPTIM, logs=LogsConfig(save_every=7, validate_every=10)
+    "toy", 3, 40, {"sample": 16}, OPTIM, Options(), logs=LogsConfig(save_every=7, validate_every=10)
 )
 
 

@@ -1,1 +1,1 @@
-"""Training: recipes, the loop, data and metrics."""
+"""Training: recipes, the loop, data, stages, and in `tiny/` the built-in model."""

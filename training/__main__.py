@@ -15,32 +15,21 @@ from univid.signals import stoppable
 
 from . import cli, distributed
 from .config import Recipe
+from .export import saved_recipe
 from .loop import train
 from .options import DenoiseOptions
-from .recipes import RECIPES, TINY, ablations
-from .saved import FINAL, newest_weights
-from .stages import build
+from .saved import newest_weights
 from .stages.denoise import DenoiseTask
+from .tiny import commands as tiny
 
 
 def run(recipe: Recipe, root: Path, device) -> None:
-    """Train a recipe in its own folder below `root`; of real data also write what ComfyUI loads."""
-    task = build(recipe, root)
-    with contextlib.ExitStack() as stack:
-        if isinstance(task, DenoiseTask):
-            stack.callback(task.feed.close)
+    """Train a recipe on real data in its own folder below `root`, and write what ComfyUI loads."""
+    task = DenoiseTask(recipe, root)
+    with contextlib.closing(task.feed):
         train(recipe, task, root / recipe.name, device=device)
     if distributed.rank() == 0:
-        if recipe.name == "tiny_vae":
-            check_reconstructions(root / recipe.name)
-        if isinstance(recipe.options, DenoiseOptions):
-            result(recipe, root, root / recipe.name / f"{recipe.name}.safetensors")
-
-
-def run_missing(recipe: Recipe, root: Path, device) -> None:
-    """Train a recipe unless that is done."""
-    if not (root / recipe.name / FINAL).exists():
-        run(recipe, root, device)
+        result(recipe, root, root / recipe.name / f"{recipe.name}.safetensors")
 
 
 def result(recipe: Recipe, root: Path, out: Path) -> None:
@@ -50,18 +39,6 @@ def result(recipe: Recipe, root: Path, out: Path) -> None:
     saved = newest_weights(root / recipe.name)
     write_result(recipe, root, saved["ema"], int(saved["step"]), out)
     print(out)
-
-
-def check_reconstructions(folder: Path) -> None:
-    """The U-Net can only be as good as the autoencoder: refuse one whose reconstructions lose the truth."""
-    from .stages.vae import frozen_vae, reconstruction_figures
-
-    figures = reconstruction_figures(frozen_vae(folder), clips=400)
-    print("reconstructions:", ", ".join(f"{name} {value:.4g}" for name, value in figures.items()))
-    if figures["all"] < 0.99:
-        raise ValueError(
-            f"99 % of the reconstructions must keep the truth, got {figures['all']:.1%}; train longer."
-        )
 
 
 def finetune(recipe: Recipe, options: argparse.Namespace, device) -> None:
@@ -97,36 +74,11 @@ def prepare(options: argparse.Namespace, settings: list[str]) -> None:
 
 
 def export(options: argparse.Namespace) -> None:
-    from .export import export as export_tiny
-    from .export import saved_recipe
-
     recipe = saved_recipe(options.root / options.run)
     if recipe is None:
-        export_tiny(options.root, options.run, options.out or cli.BUILT_IN)
-        print(options.out or cli.BUILT_IN)
+        tiny.export(options.root, options.run, options.out)
     else:
         result(recipe, options.root, options.out or options.root / options.run / f"{options.run}.safetensors")
-
-
-def evaluate(options: argparse.Namespace) -> None:
-    """Score the checkpoint, and the ablation's networks where they are trained."""
-    from .export import export
-    from .metrics.evaluate import Machine
-    from .metrics.evaluate import evaluate as score
-
-    variants = {}
-    for variant, recipe in ablations().items():
-        if (options.root / recipe.name / FINAL).exists():
-            variants[variant] = options.root / f"{recipe.name}.safetensors"
-            export(options.root, recipe.name, variants[variant])
-    score(
-        options.checkpoint,
-        out=options.out or options.root / "evaluation.json",
-        readme=options.readme,
-        clips=options.clips,
-        ablation=variants,
-        machine=Machine(workers=options.workers, device=options.device, dtype=options.dtype),
-    )
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -142,25 +94,17 @@ def main(argv: list[str] | None = None) -> None:
         return
     with distributed.process_group(options.device) as device:
         if options.command == "train":
-            run(cli.recipe_of(options, settings), options.root, device)
+            recipe = cli.recipe_of(options, settings)
+            train_it = run if isinstance(recipe.options, DenoiseOptions) else tiny.run
+            train_it(recipe, options.root, device)
         elif options.command == "finetune":
             finetune(cli.recipe_of(options, settings), options, device)
         elif options.command == "prepare":
             prepare(options, settings)
-        elif options.command == "tiny":
-            for name in TINY:
-                run_missing(RECIPES[name](), options.root, device)
-        elif options.command == "ablation":
-            for recipe in ablations().values():
-                run_missing(recipe, options.root, device)
         elif options.command == "export":
             export(options)
-        elif options.command == "evaluate":
-            evaluate(options)
         else:
-            from .metrics.gallery import write_gallery
-
-            print(*write_gallery(options.checkpoint, options.out), sep="\n")
+            tiny.COMMANDS[options.command](options, device)
 
 
 def program() -> int:

@@ -5,21 +5,17 @@ from pathlib import Path
 
 import tyro
 
-from univid.checkpoints import built_in_path
-from univid.dtypes import DTYPES
-
+from . import recipes_univid
 from .config import Recipe
 from .data.config import SourceConfig, cache_folder
 from .lora import PARTS, LoraConfig
 from .plan import GPUS, Cluster
 from .prepare import PrepareConfig, WorkConfig
-from .recipes import RECIPES, TINY
-from .recipes_univid import finetune
 from .settable import settable, settled
-from .stages import check_task
+from .tiny import commands as tiny
 
 DEFAULT_ROOT = cache_folder()
-BUILT_IN = built_in_path()
+RECIPES = recipes_univid.RECIPES | tiny.RECIPES
 SETTINGS = "and any setting of the recipe, as --optim.lr 1e-5; all of them: RECIPE --settings"
 
 
@@ -68,7 +64,7 @@ def parser() -> argparse.ArgumentParser:
         epilog=SETTINGS,
         allow_abbrev=False,
     )
-    planned = [name for name, recipe in RECIPES.items() if recipe().task == "denoise"] + ["finetune"]
+    planned = [*recipes_univid.RECIPES, "finetune"]
     ahead.add_argument("recipe", choices=planned, metavar="RECIPE", help=", ".join(planned))
     ahead.add_argument("--gpus", type=int, default=Cluster.gpus, help="default: %(default)s")
     ahead.add_argument("--gpu", choices=GPUS, default=Cluster.gpu, help="default: %(default)s")
@@ -95,28 +91,12 @@ def parser() -> argparse.ArgumentParser:
     ready.add_argument("--images", nargs="+", metavar="PATH", help="folders, or tar shards: a/{000..099}.tar")
     ready.add_argument("--clips", nargs="+", metavar="PATH", help="likewise")
     ready.add_argument("--verify", action="store_true", help="compare what is there with its checksums")
-    commands.add_parser(
-        "tiny", help="make the built-in model: autoencoder, towers, then the U-Net's three stages"
-    )
-    commands.add_parser("ablation", help="train the four networks of the ablation")
 
     out = commands.add_parser("export", help="write a run's network and all it needs as one file")
-    out.add_argument("--run", default=TINY[-1], help="its folder's name (default: %(default)s)")
+    out.add_argument("--run", default=tiny.TINY[-1], help="its folder's name (default: %(default)s)")
     out.add_argument("--out", type=Path, help="default: the built-in checkpoint; of others, in their folder")
 
-    score = commands.add_parser("evaluate", help="score a checkpoint on the procedural set")
-    score.add_argument("--checkpoint", type=Path, default=BUILT_IN, help="default: the built-in one")
-    score.add_argument("--clips", type=int, default=200, help="clips a row (default: %(default)s)")
-    score.add_argument("--out", type=Path, help="JSON of all figures (default: evaluation.json in --root)")
-    score.add_argument("--readme", type=Path, help="README to write the table into")
-    score.add_argument(
-        "--workers", type=int, default=1, help="single-threaded processes (default: %(default)s)"
-    )
-    score.add_argument("--dtype", default="fp32", choices=DTYPES)
-
-    gallery = commands.add_parser("gallery", help="draw samples.png and steering.png")
-    gallery.add_argument("--checkpoint", type=Path, default=BUILT_IN, help="default: the built-in one")
-    gallery.add_argument("--out", type=Path, required=True, help="folder")
+    tiny.add(commands)
     return root
 
 
@@ -133,7 +113,7 @@ def recipe_of(options: argparse.Namespace, settings: list[str]) -> Recipe:
     """The recipe of `train`, `finetune` or `plan` with its settings changed, each checked by its type."""
     if options.command == "finetune":
         alpha = options.rank if options.alpha is None else options.alpha
-        recipe = finetune(
+        recipe = recipes_univid.finetune(
             options.base,
             options.data,
             name=options.name,
@@ -142,15 +122,13 @@ def recipe_of(options: argparse.Namespace, settings: list[str]) -> Recipe:
             steps=options.steps,
         )
     elif options.recipe == "finetune":
-        recipe = finetune("paper")
+        recipe = recipes_univid.finetune("paper")
     else:
         recipe = RECIPES[options.recipe]()
     prog = f"python -m training {options.command} {recipe.name}"
     default = settable(recipe, settings)
     chosen = tyro.cli(Recipe, default=default, args=settings, prog=prog, config=(tyro.conf.AvoidSubcommands,))
-    chosen = settled(chosen, recipe)
-    check_task(chosen)
-    return chosen
+    return settled(chosen, recipe)
 
 
 def prepare_config(options: argparse.Namespace, settings: list[str]) -> PrepareConfig:

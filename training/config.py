@@ -4,11 +4,9 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from univid.messages import shown
-
-from .options import Options
 
 DTYPES = ("float32", "bfloat16")
 DECAYS = ("constant", "linear", "cosine")
@@ -95,16 +93,28 @@ class LogsConfig:
 
 
 @dataclass(frozen=True)
+class Options:
+    """What a task needs to know beyond the recipe's own fields: a class for each task.
+
+    task: its name in `config.json`.
+    """
+
+    task: ClassVar[str] = ""
+
+
+@dataclass(frozen=True)
 class Recipe:
-    """One run of the loop. Whatever changes its numbers stands here, so `config.json` can guard a resume."""
+    """One run of the loop. Whatever changes its numbers stands here, so `config.json` can guard a resume.
+
+    Which task it trains is said by the type of its options.
+    """
 
     name: str
-    task: str  # which task of training/stages
     seed: int
     steps: int
     batch: Mapping[str, int]  # samples of one optimizer step, by modality: {"image": 64, "video": 8}
     optim: OptimConfig
-    options: Options = None
+    options: Options
     engine: EngineConfig = field(default_factory=EngineConfig)
     dtype: str = "float32"  # autocast of the loss; weights, gradients and moments stay float32
     logs: LogsConfig = field(default_factory=LogsConfig)
@@ -134,7 +144,8 @@ class Recipe:
 
     def to_dict(self) -> dict:
         """JSON values only; equal recipes give equal dicts, also after a round trip through a file."""
-        return json.loads(json.dumps(asdict(self)))
+        said = {"task": self.options.task, "options": asdict(self.options) or None}
+        return json.loads(json.dumps(asdict(self) | said))
 
 
 def endless_fields(values: Any, name: str = "") -> list[str]:

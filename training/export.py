@@ -1,56 +1,13 @@
-"""From the finished runs to one native checkpoint: the built-in model."""
+"""What the folder of a run on real data says of it, to make one file of its newest state."""
 
 from pathlib import Path
 
 import dacite
-import torch
 
-from training.config import Recipe
+from training.config import Options, Recipe
 from training.folder import RECORD, recorded
-from training.saved import FINAL, load, take_over
-from training.stages.towers import frozen_towers
-from training.stages.vae import frozen_vae
-from training.variants import config_of
-from univid import checkpoints
+from training.options import DenoiseOptions
 from univid.messages import shown
-from univid.model import UniVid
-from univid.presets import PROFILES
-from univid.unet import UNet
-
-
-def export(root: Path, run: str, out: Path) -> None:
-    """Write the EMA weights of the U-Net run `run` and of the runs before it to `out`, in float16.
-
-    Raises:
-        ValueError: one of these runs is not finished, is damaged, or is not that of a U-Net.
-    """
-    path = root / run / FINAL
-    saved = load(path)
-    options = saved["recipe"].get("options")
-    if not isinstance(options, dict) or not {"preset", "towers", "vae"} <= options.keys():
-        raise ValueError(
-            f"expected the run of a U-Net in {shown(path.parent)}, got another; choose one by --run."
-        )
-    config = config_of(options["preset"])
-    towers = frozen_towers(root / options["towers"])
-    unet = UNet(config.unet)
-    take_over(unet, saved["ema"], path)
-    runs = lineage(root, run)
-    model = UniVid(
-        config=config,
-        profile=PROFILES["tiny"],
-        unet=unet,
-        vae=frozen_vae(root / options["vae"]),
-        text_encoder=towers.text,
-        image_encoder=towers.vision,
-        info={
-            "source": f"python -m training tiny: {' -> '.join(runs)}",
-            "training_step": str(saved["step"]),
-            "training_minutes": ", ".join(f"{name} {minutes:.0f}" for name, minutes in runs.items()),
-            "licence": "Apache-2.0",
-        },
-    )
-    checkpoints.save(out, model, dtype=torch.float16)
 
 
 def saved_recipe(folder: Path) -> Recipe | None:
@@ -60,24 +17,15 @@ def saved_recipe(folder: Path) -> Recipe | None:
         ValueError: no run there, or its recipe is none of this version.
     """
     saved = recorded(folder)
-    if saved["task"] != "denoise":
+    if saved.pop("task") != DenoiseOptions.task:
         return None
+    how = dacite.Config(cast=[tuple], strict=True)
+    how.type_hooks[Options] = lambda options: dacite.from_dict(DenoiseOptions, options, how)
     try:
-        return dacite.from_dict(Recipe, saved, dacite.Config(cast=[tuple], strict=True))
+        return dacite.from_dict(Recipe, saved, how)
     except (dacite.DaciteError, TypeError, ValueError, AttributeError) as error:
         field = f" at {shown(error.field_path)}" if getattr(error, "field_path", None) else ""
         raise ValueError(
             f"{shown(folder / RECORD)} is no recipe of this version{field}; put it back from a copy, or "
             "train under another name."
         ) from error
-
-
-def lineage(root: Path, run: str) -> dict[str, float]:
-    """The runs that led to this one, first to last, and the minutes that each took."""
-    saved = load(root / run / FINAL)
-    options = saved["recipe"].get("options") or {}
-    minutes: dict[str, float] = {}
-    for parent in ("start", "vae", "towers"):
-        if options.get(parent):
-            minutes |= lineage(root, options[parent])
-    return minutes | {run: saved["seconds"] / 60}

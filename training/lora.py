@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from training import distributed
 from training.rng import generator
 from univid.blocks import Downsample, ResBlock, SpatialTransformer, TemporalTransformer, Upsample
 from univid.checkpoints.lora import Lora, LowRank, write_lora
@@ -166,8 +167,6 @@ def save_lora(
     Raises:
         ValueError: no adapters, weights that are not finite in `dtype`, or a file that cannot be written.
     """
-    from training import distributed  # here: it knows recipes, and a recipe holds a LoraConfig
-
     words = {
         "format": "univid-lora",
         "format_version": "1",

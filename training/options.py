@@ -1,10 +1,11 @@
-"""What each task needs to know beyond the recipe's own fields; a recipe holds one of these."""
+"""What training on real data needs to know beyond a recipe's own fields."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from univid.dtypes import DTYPES
 
+from .config import Options
 from .data.config import DataConfig
 from .lora import LoraConfig
 
@@ -16,53 +17,6 @@ def check_shift(name: str, shift: Mapping[str, float]) -> None:
     """Refuse shifts of timesteps, by modality, with which nothing is learnt."""
     if any(not 0 < value <= MOST_SHIFT for value in shift.values()):
         raise ValueError(f"{name} must be above 0 and at most {MOST_SHIFT:g}, got {dict(shift)}.")
-
-
-@dataclass(frozen=True)
-class VaeOptions:
-    kl_weight: float
-
-
-@dataclass(frozen=True)
-class VisionOptions:
-    start: str  # the run whose towers learn on
-
-
-@dataclass(frozen=True)
-class ShownOptions:
-    """Which clips and frames of the procedural set are shown, and how."""
-
-    places: bool = False  # whether a single frame may be shown with its place in the clip
-    picture_of_clip: bool = False  # whether such a frame's picture is one of any frame of its clip
-    still_share: float = 0.5  # of single frames whose caption leaves out the motion
-    centered_share: float = 0.0  # of samples whose path leads through the middle ...
-    centered_within: float = 0.08  # ... by this many sides
-
-
-@dataclass(frozen=True)
-class ShapesOptions:
-    """The U-Net on the procedural set."""
-
-    preset: str
-    vae: str  # runs: the autoencoder, the towers, and the U-Net to start from
-    towers: str
-    start: str | None
-    start_spatial_only: bool
-    data_seed: int
-    clips: int
-    frames: int
-    frame_stride: int
-    loss_weights: Mapping[str, float]  # by modality
-    timestep_shift: Mapping[str, float]  # above 1: towards noise
-    shown: ShownOptions
-
-    def __post_init__(self):
-        if min(self.clips, self.frames, self.frame_stride) < 1:
-            raise ValueError(
-                f"clips, frames and frame_stride must be at least 1, got {self.clips}, {self.frames} and "
-                f"{self.frame_stride}."
-            )
-        check_shift("timestep_shift", self.timestep_shift)
 
 
 STAGES = ("t2v", "adapters", "adapters_kv", "joint", "full", "lora")
@@ -108,9 +62,10 @@ class SampleOptions:
 
 
 @dataclass(frozen=True)
-class DenoiseOptions:
+class DenoiseOptions(Options):
     """The U-Net on pictures, single frames of clips, and clips: raw, or prepared as latents and tokens."""
 
+    task = "denoise"
     # the paper's "t2v", "adapters" ("adapters_kv": of these K_v, V_v and the image projection alone) and
     # "joint"; or finetuning: "full", "lora"
     stage: str
@@ -140,6 +95,3 @@ class DenoiseOptions:
             raise ValueError(f"loss_weights must be at least 0, got {dict(self.loss_weights)}.")
         if not 1 <= self.validation <= MOST_SAMPLES:
             raise ValueError(f"validation must be 1 to {MOST_SAMPLES:,} samples, got {self.validation}.")
-
-
-Options = VaeOptions | VisionOptions | ShapesOptions | DenoiseOptions | None

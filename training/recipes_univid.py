@@ -4,6 +4,7 @@ paper: stages, data and resolution (univid IV-A), no optimizer; we: learning rat
 and offset noise of its companion UniVG (4.1), because its base model has the same trunk and conditions.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 
 from univid.checkpoints import native
@@ -37,10 +38,14 @@ def univid_joint() -> Recipe:
     return _stage("univid_joint", "joint", start="univid_adapters", seed=103, steps=50_000)
 
 
+RECIPES: dict[str, Callable[[], Recipe]] = {
+    recipe.__name__: recipe for recipe in (univid_t2v, univid_adapters, univid_joint)
+}
+
+
 def _stage(name: str, stage: str, *, start: str | None, seed: int, steps: int) -> Recipe:
     return Recipe(
         name=name,
-        task="denoise",
         seed=seed,
         steps=steps,
         batch={"image": 256, "frame": 256, "video": 256},
@@ -81,7 +86,6 @@ def finetune(
     small = max(profile.height, profile.width) < 256  # a network for a CPU, where bfloat16 is slow
     return Recipe(
         name=name,
-        task="denoise",
         seed=0,
         steps=steps,
         batch={"video": 2},

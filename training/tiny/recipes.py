@@ -1,18 +1,18 @@
-"""The recipes: each function returns one complete, frozen run."""
+"""The recipes of the built-in model: each function returns one complete, frozen run."""
 
 from collections.abc import Callable
 from dataclasses import replace
 
-from .config import LogsConfig, OptimConfig, Recipe
-from .options import ShapesOptions, ShownOptions, VaeOptions, VisionOptions
-from .recipes_univid import univid_adapters, univid_joint, univid_t2v
+from training.config import LogsConfig, OptimConfig, Recipe
+
+from .options import ShapesOptions, ShownOptions, TowersOptions, VaeOptions, VisionOptions
+from .stages import Adapters, Joint, Pictures, Steering, TextToVideo
 from .variants import ABLATIONS
 
 
 def tiny_vae() -> Recipe:
     return Recipe(
         name="tiny_vae",
-        task="vae",
         seed=1,
         steps=3000,
         batch={"image": 16},
@@ -26,11 +26,11 @@ def tiny_vae() -> Recipe:
 def tiny_towers() -> Recipe:
     return Recipe(
         name="tiny_towers",
-        task="towers",
         seed=2,
         steps=1600,
         batch={"video": 48},
         optim=OptimConfig(lr=1e-3, weight_decay=0.05, warmup_steps=100, ema_decay=0.995),
+        options=TowersOptions(),
         dtype="bfloat16",
         logs=LogsConfig(every=10, save_every=500, validate_every=250),
     )
@@ -39,7 +39,7 @@ def tiny_towers() -> Recipe:
 def tiny_images() -> Recipe:
     """Stage 1 begins with single frames: a tenth of a clip's cost, and they teach colour, shape and place."""
     return _tiny_unet(
-        "tiny_images", task="t2v", start=None, seed=3, steps=1000, lr=1.5e-3, batch={"image": 128}
+        "tiny_images", stage=TextToVideo, start=None, seed=3, steps=1000, lr=1.5e-3, batch={"image": 128}
     )
 
 
@@ -50,7 +50,8 @@ def tiny_places() -> Recipe:
     word and place then explains a fifth of the variance, of all paths together only a twentieth.
     """
     return _tiny_unet(
-        "tiny_places", task="t2v", start="tiny_images", seed=11, steps=500, lr=1.5e-3, batch={"image": 128},
+        "tiny_places", stage=TextToVideo, start="tiny_images", seed=11, steps=500, lr=1.5e-3,
+        batch={"image": 128},
         shown=ShownOptions(places=True, still_share=0.1, centered_share=0.9),
         timestep_shift={"image": 8.0, "video": 8.0},
     )  # fmt: skip
@@ -66,21 +67,21 @@ HALF = {"frame_stride": 2}  # every second frame: half the cost of a clip
 
 def tiny_t2v() -> Recipe:
     return _tiny_unet(
-        "tiny_t2v", task="t2v", start="tiny_places", seed=4, steps=1600, lr=1e-3, decay="constant",
+        "tiny_t2v", stage=TextToVideo, start="tiny_places", seed=4, steps=1600, lr=1e-3, decay="constant",
         batch={"image": 16, "video": 16}, **(PLACED | HALF),
     )  # fmt: skip
 
 
 def tiny_adapters() -> Recipe:
     return _tiny_unet(
-        "tiny_adapters", task="adapters", start="tiny_t2v", seed=6, steps=150, lr=1e-3,
+        "tiny_adapters", stage=Adapters, start="tiny_t2v", seed=6, steps=150, lr=1e-3,
         batch={"image": 16, "video": 16}, **(PLACED | HALF),
     )  # fmt: skip
 
 
 def tiny_joint() -> Recipe:
     return _tiny_unet(
-        "tiny_joint", task="joint", start="tiny_adapters", seed=7, steps=1500, lr=1e-3, decay="constant",
+        "tiny_joint", stage=Joint, start="tiny_adapters", seed=7, steps=1500, lr=1e-3, decay="constant",
         batch={"image": 16, "video": 16}, **(PLACED | HALF),
     )  # fmt: skip
 
@@ -88,7 +89,7 @@ def tiny_joint() -> Recipe:
 def tiny_clips() -> Recipe:
     """Stage 3 ends on whole clips."""
     return _tiny_unet(
-        "tiny_clips", task="joint", start="tiny_joint", seed=10, steps=500, lr=1e-3,
+        "tiny_clips", stage=Joint, start="tiny_joint", seed=10, steps=500, lr=1e-3,
         batch={"image": 16, "video": 8}, **PLACED,
     )  # fmt: skip
 
@@ -103,7 +104,7 @@ PICTURED = {
 def tiny_pictures() -> Recipe:
     """Stage 3 again on single frames: what a picture shows is kept, in six times as many samples a minute."""
     return _tiny_unet(
-        "tiny_pictures", task="pictures", start="tiny_clips", seed=12, steps=1200, lr=2e-3,
+        "tiny_pictures", stage=Pictures, start="tiny_clips", seed=12, steps=1200, lr=2e-3,
         batch={"image": 128},
         shown=ShownOptions(places=True, picture_of_clip=True, still_share=0.5, centered_share=0.25),
         timestep_shift={"image": 8.0, "video": 8.0},
@@ -114,7 +115,6 @@ def tiny_vision() -> Recipe:
     """The vision tower once more, on twice as many frames: it told shapes apart in 89 frames of 100."""
     return Recipe(
         name="tiny_vision",
-        task="vision",
         seed=13,
         steps=1200,
         batch={"video": 128},
@@ -128,7 +128,7 @@ def tiny_vision() -> Recipe:
 def tiny_steering() -> Recipe:
     """From here on with the better vision tower, clips and single frames with a picture side by side."""
     return _tiny_unet(
-        "tiny_steering", task="steering", start="tiny_pictures", towers="tiny_vision", seed=14, steps=600,
+        "tiny_steering", stage=Steering, start="tiny_pictures", towers="tiny_vision", seed=14, steps=600,
         lr=1e-3, decay="constant", batch={"image": 48, "video": 16}, **(PLACED | PICTURED | HALF),
     )  # fmt: skip
 
@@ -136,7 +136,7 @@ def tiny_steering() -> Recipe:
 def tiny_whole() -> Recipe:
     """The end: the same on whole clips."""
     return _tiny_unet(
-        "tiny_whole", task="steering", start="tiny_steering", towers="tiny_vision", seed=15, steps=400,
+        "tiny_whole", stage=Steering, start="tiny_steering", towers="tiny_vision", seed=15, steps=400,
         lr=1e-3, batch={"image": 48, "video": 8}, **(PLACED | PICTURED),
     )  # fmt: skip
 
@@ -149,7 +149,7 @@ def ablations() -> dict[str, Recipe]:
     return {
         variant: _tiny_unet(
             "ablation_" + variant.lower().replace(" ", "_"),
-            task="t2v",
+            stage=TextToVideo,
             start="tiny_places",
             preset=variant,
             seed=9,
@@ -166,7 +166,7 @@ def ablations() -> dict[str, Recipe]:
 def _tiny_unet(
     name: str,
     *,
-    task: str,
+    stage: type[ShapesOptions],
     start: str | None,
     seed: int,
     steps: int,
@@ -179,7 +179,6 @@ def _tiny_unet(
 ) -> Recipe:
     return Recipe(
         name=name,
-        task=task,
         seed=seed,
         steps=steps,
         batch=batch,
@@ -187,7 +186,7 @@ def _tiny_unet(
             lr=lr, betas=(0.9, 0.99), weight_decay=0.01, warmup_steps=100, decay=decay, ema_decay=0.998
         ),
         options=replace(
-            ShapesOptions(
+            stage(
                 preset=preset,
                 vae="tiny_vae",
                 towers=towers,
@@ -213,7 +212,6 @@ _BUILT_IN = (
     tiny_pictures, tiny_vision, tiny_steering, tiny_whole,
 )  # fmt: skip
 TINY = tuple(recipe.__name__ for recipe in _BUILT_IN)  # the built-in model, in this order
-_UNIVID = (univid_t2v, univid_adapters, univid_joint)  # full size
-RECIPES: dict[str, Callable[[], Recipe]] = {recipe.__name__: recipe for recipe in (*_UNIVID, *_BUILT_IN)} | {
+RECIPES: dict[str, Callable[[], Recipe]] = {recipe.__name__: recipe for recipe in _BUILT_IN} | {
     recipe.name: (lambda recipe=recipe: recipe) for recipe in ablations().values()
 }

@@ -1,6 +1,6 @@
 """Scores a checkpoint: clips made under known conditions and read back off their pixels.
 
-protocol.json fixes the rows, their seeds and their goals, training/data/held_out.json what is held out.
+protocol.json fixes the rows, their seeds and their goals, held_out.json what is held out.
 Scene, picture and noise of a row's clip are functions of (row.seed, index) alone, so a longer evaluation
 contains a shorter one.
 """
@@ -19,8 +19,6 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from training.data import shapes
-from training.data.shapes import Scene
 from univid.checkpoints import load
 from univid.config import SamplingProfile
 from univid.dtypes import DTYPES, dtype_of
@@ -30,8 +28,9 @@ from univid.model import UniVid
 from univid.pipeline import generate, profile_guider
 from univid.video import to_uint8
 
-from . import table
+from . import shapes, table
 from .scorer import Reading, agreement, distance, read
+from .shapes import Scene
 
 SCENES = {"seen": shapes.SEEN_SCENES, "held_out": shapes.HELD_OUT_SCENES}
 CONTENT = ("color", "shape", "background")  # what a picture can show

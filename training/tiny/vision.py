@@ -13,10 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from training.config import Recipe
-from training.data import shapes
 from training.distributed import share
 from training.task import MicroBatch, parameter_groups
 
+from . import shapes
 from .towers import Towers, draw_pairs, frozen_towers, zero_shot
 
 

@@ -9,14 +9,15 @@ from einops import rearrange
 from torch import Tensor
 
 from training.config import Recipe
-from training.data import shapes
 from training.distributed import share
-from training.metrics.scorer import agreement, read
 from training.rng import generator
 from training.saved import FINAL, load, take_over
 from training.task import MicroBatch
 from univid.presets import TINY
 from univid.vae import Autoencoder
+
+from . import shapes
+from .scorer import agreement, read
 
 VALIDATION_SEED = 999_983
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from training.data.shapes import AREA, DIRECTIONS, GREYS, HUES, SHAPES, Scene, coverage
+from .shapes import AREA, DIRECTIONS, GREYS, HUES, SHAPES, Scene, coverage
 
 PEAK_CHROMA = 0.25  # a frame shows something where max - min over RGB reaches this (0.855 in true clips)
 AREA_RANGE = (0.008, 0.35)  # of the frame; true shapes cover 0.019 to 0.20

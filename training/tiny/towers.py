@@ -16,12 +16,13 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from training.config import Recipe
-from training.data import shapes
 from training.distributed import share
 from training.saved import FINAL, load, take_over
 from training.task import MicroBatch, parameter_groups
 from univid.encoders import ImageEncoder, TextEncoder, preprocess
 from univid.presets import TINY
+
+from . import shapes
 
 VALIDATION_SEED = 999_983
 

@@ -13,11 +13,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from training import distributed
-from training.data import shapes
 from univid.encoders import ImageEncoder, TextEncoder
 from univid.files.output import new_file
 from univid.messages import shown
 from univid.vae import Autoencoder
+
+from . import shapes
 
 log = logging.getLogger(__name__)
 EMPTY = ""

@@ -1,6 +1,6 @@
 """Richer clips than the core grammar: rotation, two objects, textured objects on photographs, camera pans.
 
-Same convention as `data.shapes`: a clip is a pure function of (seed, index). The photographs and textures are
+Same convention as `shapes`: a clip is a pure function of (seed, index). The photographs and textures are
 those that scikit-image ships. A new kind is one function and one line in KINDS.
 """
 
@@ -10,8 +10,8 @@ from functools import lru_cache
 import numpy as np
 import skimage
 
-from training.data import shapes
-from training.data.shapes import BACKGROUNDS, COLORS, DIRECTIONS, GREYS, RGB, SEEN_SCENES, Scene
+from . import shapes
+from .shapes import BACKGROUNDS, COLORS, DIRECTIONS, GREYS, RGB, SEEN_SCENES, Scene
 
 PHOTOS = {
     "a cat": "chelsea",

@@ -1,7 +1,6 @@
 """The stages of the U-Net on the procedural set: micro-batches of single frames and of clips.
 
-A stage says which parameters it trains and in which modes it shows text and picture; see t2v.py, adapters.py
-and joint.py.
+A stage says which parameters it trains and in which modes it shows text and picture; see stages.py.
 """
 
 from collections.abc import Iterator
@@ -13,21 +12,27 @@ from torch import Tensor
 
 from training import distributed
 from training.config import Recipe
-from training.data import features, shapes
 from training.rng import generator
 from training.saved import FINAL, load, take_over
+from training.stages.denoising import (
+    Samples,
+    denoising_losses,
+    draw_references,
+    spread_timesteps,
+    step_offset,
+)
 from training.task import MicroBatch, parameter_groups
-from training.variants import config_of
 from univid.attention import attention
 from univid.conditioning import Conditioning
 from univid.diffusion import NoiseSchedule
 from univid.initialization import initialize
 from univid.unet import UNet
 
-from .conditions import Stage
-from .denoising import Samples, denoising_losses, draw_references, spread_timesteps, step_offset
+from . import features, shapes
+from .options import ShapesOptions
 from .towers import frozen_towers
 from .vae import frozen_vae
+from .variants import config_of
 
 
 def is_temporal(name: str) -> bool:
@@ -44,9 +49,9 @@ def attention_in_float32(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
 class UNetTask:
     """Denoising of cached latents. Frames, noise, modes and reference frames are functions of the step."""
 
-    def __init__(self, recipe: Recipe, root: Path, stage: Stage):
-        options = recipe.options
-        self.recipe, self.stage = recipe, stage
+    def __init__(self, recipe: Recipe, root: Path):
+        options: ShapesOptions = recipe.options
+        self.recipe, self.stage = recipe, options.stage
         self.config = config_of(options.preset)
         self.schedule = NoiseSchedule(self.config.schedule)
         self.vae = frozen_vae(root / options.vae)
@@ -73,9 +78,9 @@ class UNetTask:
                 }
             take_over(self.module, weights, path)
             if not options.start_spatial_only:
-                stage.begin(self.module, self.towers.vision)
+                self.stage.begin(self.module, self.towers.vision)
         for name, parameter in self.module.named_parameters():
-            parameter.requires_grad_(stage.trains(name))
+            parameter.requires_grad_(self.stage.trains(name))
 
     def parameter_groups(self) -> list[dict]:
         return parameter_groups(self.module)

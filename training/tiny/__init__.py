@@ -1,0 +1,1 @@
+"""The built-in model: worlds whose truth is known, what is trained on them, and how it is scored."""

@@ -1,0 +1,62 @@
+"""From the finished runs to one native checkpoint: the built-in model."""
+
+from pathlib import Path
+
+import torch
+
+from training.saved import FINAL, load, take_over
+from univid import checkpoints
+from univid.messages import shown
+from univid.model import UniVid
+from univid.presets import PROFILES
+from univid.unet import UNet
+
+from .towers import frozen_towers
+from .vae import frozen_vae
+from .variants import config_of
+
+
+def export(root: Path, run: str, out: Path) -> None:
+    """Write the EMA weights of the U-Net run `run` and of the runs before it to `out`, in float16.
+
+    Raises:
+        ValueError: one of these runs is not finished, is damaged, or is not that of a U-Net.
+    """
+    path = root / run / FINAL
+    saved = load(path)
+    options = saved["recipe"].get("options")
+    if not isinstance(options, dict) or not {"preset", "towers", "vae"} <= options.keys():
+        raise ValueError(
+            f"expected the run of a U-Net in {shown(path.parent)}, got another; choose one by --run."
+        )
+    config = config_of(options["preset"])
+    towers = frozen_towers(root / options["towers"])
+    unet = UNet(config.unet)
+    take_over(unet, saved["ema"], path)
+    runs = lineage(root, run)
+    model = UniVid(
+        config=config,
+        profile=PROFILES["tiny"],
+        unet=unet,
+        vae=frozen_vae(root / options["vae"]),
+        text_encoder=towers.text,
+        image_encoder=towers.vision,
+        info={
+            "source": f"python -m training tiny: {' -> '.join(runs)}",
+            "training_step": str(saved["step"]),
+            "training_minutes": ", ".join(f"{name} {minutes:.0f}" for name, minutes in runs.items()),
+            "licence": "Apache-2.0",
+        },
+    )
+    checkpoints.save(out, model, dtype=torch.float16)
+
+
+def lineage(root: Path, run: str) -> dict[str, float]:
+    """The runs that led to this one, first to last, and the minutes that each took."""
+    saved = load(root / run / FINAL)
+    options = saved["recipe"].get("options") or {}
+    minutes: dict[str, float] = {}
+    for parent in ("start", "vae", "towers"):
+        if options.get(parent):
+            minutes |= lineage(root, options[parent])
+    return minutes | {run: saved["seconds"] / 60}
