@@ -49,12 +49,13 @@ def moved(network: nn.Module, device: torch.device, dtype: torch.dtype = torch.f
 
 def check(section: Section, name: str, network: nn.Module, inputs: networks.Inputs) -> None:
     expected = inputs.call(network)()
+    others = {dtype: moved(network, section.device, dtype) for dtype in (torch.float32, *DTYPES.values())}
     for precision, bound in BOUNDS.items():
         if precision == "tf32" and section.device.type != "cuda":
             continue
         dtype = DTYPES.get(precision, torch.float32)
         with TF32(precision == "tf32"):
-            out = there(inputs, section.device, dtype).call(moved(network, section.device, dtype))()
+            out = there(inputs, section.device, dtype).call(others[dtype])()
         section.result(f"{name}, {precision}", difference(out, expected), "of std", bound=("<", bound))
 
 
@@ -76,13 +77,11 @@ def check_samplers(section: Section) -> None:
     """All samplers under both kinds of guidance, in float32."""
     config = dataclasses.replace(TINY, unet=networks.narrow(TINY.unet))
     network = networks.unet_of(config.unet, "cpu")
+    other = moved(network, section.device)
     guiders = {name: Joint(3.0) for name in samplers.SAMPLERS} | {"euler, separate": Separate(3.0, 2.0)}
     for name, guider in guiders.items():
         with section.part(f"sampler {name}"), TF32(False):
-            expected, found = (
-                sampled(name.split(",")[0], config, guider, moved(network, device))
-                for device in (torch.device("cpu"), section.device)
-            )
+            expected, found = (sampled(name.split(",")[0], config, guider, n) for n in (network, other))
             bound = ("<", BOUNDS["fp32"])
             section.result(f"sampler {name}, fp32", difference(found, expected), "of std", bound=bound)
 

@@ -26,6 +26,7 @@ class Section:
     def __init__(self, name: str, device: torch.device, small: bool, file: Path):
         self.name, self.device, self.small, self.file = name, device, small, file
         self.failed = False
+        self.dtype = torch.float32 if device.type == "cpu" else torch.bfloat16  # what a CPU is quick in
 
     def result(
         self,

@@ -1,0 +1,49 @@
+"""The paper's U-Net at full size, bf16, 24 frames of 576 x 320: time, memory, and where the time goes."""
+
+from univid.presets import PAPER
+
+from . import networks, parts
+from .compiling import compiled, without_compiler
+from .section import Section
+from .timing import GIB, graphed, launch_milliseconds, milliseconds, peak_bytes, product_rate
+
+
+def run(section: Section) -> None:
+    device, dtype = section.device, section.dtype
+    config = networks.preset(PAPER, section.small).unet
+    size = networks.size_of(section.small)
+    unet = networks.unet_of(config, device, dtype)
+    both, one = (networks.inputs_of(config, size, device, dtype, clips).call(unet) for clips in (2, 1))
+    parameters = sum(parameter.numel() for parameter in unet.parameters())
+    section.says(
+        f"{parameters / 1e6:,.1f} M parameters, {dtype}, latents 2 x {' x '.join(map(str, size))}, inference"
+    )
+    rate = section.result("large matrix product", product_rate(device, dtype) / 1e12, "TFLOP/s") * 1e12
+    flops = parts.flops_by_part(config, size, clips=2)
+    section.result("FLOPs, both branches", flops.total() / 1e12, "TFLOP")
+
+    def timed(name: str, call, goal: float | None = None) -> None:
+        took = section.result(name, milliseconds(call, device), "ms", goal=goal and ("<=", goal))
+        reached = flops.total() / (took / 1e3)
+        section.result(f"{name}: rate", reached / 1e12, "TFLOP/s")
+        section.result(f"{name}: of the matrix product's rate", reached / rate)
+
+    timed("eager, both branches", both, goal=165)
+    section.result("eager, peak", peak_bytes(both, device)[0] / GIB, "GiB")
+    section.result("eager, until the call returns", launch_milliseconds(both, device), "ms")
+    section.result("eager, one branch alone", milliseconds(one, device), "ms")
+    with section.part("time by part"):
+        for line in parts.table(*parts.times_by_part(both, device), flops, rate):
+            section.says(line)
+    if device.type == "cuda":
+        with section.part("CUDA graph"):
+            timed("CUDA graph, both branches", graphed(both, device))
+    else:
+        section.skipped("CUDA graph", "only CUDA devices have it")
+    without_compiler(section)
+    with section.part("compiled"):
+        compiled(unet)
+        section.result("compiled, the first call", milliseconds(both, device, 1, 0) / 1e3, "s")
+        timed("compiled, both branches", both, goal=130)
+        section.result("compiled, peak", peak_bytes(both, device)[0] / GIB, "GiB")
+        section.result("compiled, until the call returns", launch_milliseconds(both, device), "ms")
