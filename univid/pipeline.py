@@ -14,7 +14,6 @@ from .config import SamplingProfile
 from .guidance import Joint, Nested, Separate
 from .model import UniVid
 from .noise import ClipNoise
-from .video import fit
 
 Guider = Joint | Separate | Nested
 Progress = Callable[[str, int, int], None]  # (stage, steps done, steps in all); raising cancels
@@ -205,6 +204,8 @@ def concat_latents(
     frames, *pixels = size
     if model.profile.inputs.concat == "none":
         return None
+    from .video import fit  # here: it brings the packages that read pictures, which nothing else here needs
+
     device = next(model.vae.parameters()).device
 
     def latents(pictures: Tensor) -> Tensor:  # [b c 1 h w]

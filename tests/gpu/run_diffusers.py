@@ -8,7 +8,7 @@ from univid.presets import FAMILY
 from . import networks
 from .compiling import without_compiler
 from .section import Section, need
-from .timing import GIB, ROUNDS, seconds
+from .timing import GIB, seconds
 
 TIME, MEMORY = ("<=", 0.67), ("<=", 0.8)  # of theirs
 
@@ -37,7 +37,7 @@ def compare(section: Section, cases: dict, kind: str) -> None:
     """Time, taking turns, and memory."""
     ours, theirs = (f"{name}{kind}" for name in ("univid", "diffusers"))
     pair = {name: cases[name] for name in (ours, theirs)}
-    took = bench_unet.medians(pair, ROUNDS, section.device)
+    took = bench_unet.medians(pair, section.rounds, section.device)
     for name in pair:
         section.result(name, 1e3 * took[name], "ms")
     section.result(f"ratio of time{kind}", took[ours] / took[theirs], goal=TIME)

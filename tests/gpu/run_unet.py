@@ -23,7 +23,7 @@ def run(section: Section) -> None:
     section.result("FLOPs, both branches", flops.total() / 1e12, "TFLOP")
 
     def timed(name: str, call, goal: float | None = None) -> None:
-        took = section.result(name, milliseconds(call, device), "ms", goal=goal and ("<=", goal))
+        took = section.result(name, milliseconds(call, device, section.rounds), "ms", goal=goal and ("<=", goal))
         reached = flops.total() / (took / 1e3)
         section.result(f"{name}: rate", reached / 1e12, "TFLOP/s")
         section.result(f"{name}: of the matrix product's rate", reached / rate)
@@ -31,7 +31,7 @@ def run(section: Section) -> None:
     timed("eager, both branches", both, goal=165)
     section.result("eager, peak", peak_bytes(both, device)[0] / GIB, "GiB")
     section.result("eager, until the call returns", launch_milliseconds(both, device), "ms")
-    section.result("eager, one branch alone", milliseconds(one, device), "ms")
+    section.result("eager, one branch alone", milliseconds(one, device, section.rounds), "ms")
     with section.part("time by part"):
         for line in parts.table(*parts.times_by_part(both, device), flops, rate):
             section.says(line)

@@ -27,6 +27,7 @@ class Section:
         self.name, self.device, self.small, self.file = name, device, small, file
         self.failed = False
         self.dtype = torch.float32 if device.type == "cpu" else torch.bfloat16  # what a CPU is quick in
+        self.rounds = 3 if small else 10  # that a median is taken of
 
     def result(
         self,
@@ -70,7 +71,7 @@ class Section:
             self._write({"kind": "failed", "name": name, "error": words}, f"FAILED: {name}: {words}")
 
     def _write(self, record: dict, line: str) -> None:
-        print(f"{self.name:<10}{line}", flush=True)
+        print(f"{self.name:<11}{line}", flush=True)
         with self.file.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record | {"at": round(time.time(), 1)}) + "\n")
 

@@ -10,7 +10,7 @@ import torch
 from tests.bench_unet import resident
 
 GIB = 2**30
-ROUNDS, WARM = 10, 2
+WARM = 2
 
 
 def synchronize(device: torch.device) -> None:
@@ -18,7 +18,7 @@ def synchronize(device: torch.device) -> None:
         torch.accelerator.synchronize()
 
 
-def milliseconds(call: Callable, device: torch.device, rounds: int = ROUNDS, warm: int = WARM) -> float:
+def milliseconds(call: Callable, device: torch.device, rounds: int = 10, warm: int = WARM) -> float:
     """Median of the rounds, by the device's own clock where it has one."""
     for _ in range(warm):
         call()
