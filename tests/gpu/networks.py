@@ -33,33 +33,38 @@ def preset(config: ModelConfig, small: bool) -> ModelConfig:
     )
 
 
-def narrow(config: UNetConfig) -> UNetConfig:
+def narrow(config: UNetConfig, levels: int = 2) -> UNetConfig:
     """All kinds of layers of a network, few and narrow."""
     temporal, stream = config.temporal, config.image_stream
-    if temporal.input_heads is not None:
-        temporal = dataclasses.replace(temporal, input_heads=2)
+    temporal = dataclasses.replace(
+        temporal,
+        conv_kernels=temporal.conv_kernels[:levels],
+        segment_frames=temporal.segment_frames[:levels],
+        input_heads=None if temporal.input_heads is None else 2,
+    )
     if stream is not None:
         stream = dataclasses.replace(stream, width=24)
     return dataclasses.replace(
-        config, model_channels=16, channel_mult=(1, 2, 2, 2), num_res_blocks=1, head_channels=16,
-        norm_groups=8, context_dim=32, temporal=temporal, image_stream=stream,
+        config, model_channels=16, channel_mult=(1, 2, 2, 2)[:levels], num_res_blocks=1, head_channels=16,
+        attention_levels=(True, True, True, False)[-levels:], norm_groups=8, context_dim=32,
+        temporal=temporal, image_stream=stream,
     )  # fmt: skip
 
 
-def kinds() -> dict[str, UNetConfig]:
+def kinds(levels: int) -> dict[str, UNetConfig]:
     """A small network of each kind that there is."""
-    family = narrow(FAMILY.unet)
+    paper, family = narrow(PAPER.unet, levels), narrow(FAMILY.unet, levels)
     resampler = ResamplerConfig(width=32, depth=2, heads=2, head_channels=16, tokens=4, frames=None)
 
     def relative(frames: int | None, channels: int) -> UNetConfig:
         stream = dataclasses.replace(
-            narrow(PAPER.unet).image_stream, resampler=dataclasses.replace(resampler, frames=frames)
+            paper.image_stream, resampler=dataclasses.replace(resampler, frames=frames)
         )
         return dataclasses.replace(family, image_stream=stream, numbers=("fps",), in_channels=channels)
 
     return {
-        "paper": narrow(PAPER.unet),
-        "tiny, with places": narrow(TINY.unet),
+        "paper": paper,
+        "tiny, with places": narrow(TINY.unet, levels),
         "family: ModelScope": family,
         "family: VideoCrafter": relative(None, 4),
         "family: DynamiCrafter": relative(SMALL_CLIP[0], 8),

@@ -1,5 +1,7 @@
 """The relatives' U-Net beside diffusers' own on the same weights, eager and compiled; see tests/bench_unet.py."""
 
+import dataclasses
+
 import torch
 
 from tests import bench_unet
@@ -18,6 +20,8 @@ def run(section: Section) -> None:
     torch.set_default_dtype(section.dtype)
     size = networks.size_of(section.small)
     config = bench_unet.config_of(16 if section.small else FAMILY.unet.model_channels)
+    if section.small:
+        config = dataclasses.replace(config, num_res_blocks=1)
     section.says(f"building both, width {config.model_channels}, {section.dtype}, the same weights")
     cases = bench_unet.cases_of(config, size, section.device, compiled=True)
     outputs = [cases[name].run() for name in ("univid", "diffusers")]

@@ -82,7 +82,9 @@ def run(section: Section) -> None:
             measure(section, model, clip, name)
     with section.part("fp16"):
         video, _ = made(section, model.to(dtype=torch.float16), clips[0], Joint(7.5))
-        section.result("fp16: share of finite values", video.isfinite().float().mean().item(), bound=(">=", 1))
+        section.result(
+            "fp16: share of finite values", video.isfinite().float().mean().item(), bound=(">=", 1)
+        )
 
 
 def measure(section: Section, model: UniVid, clip: Clip, name: str) -> None:

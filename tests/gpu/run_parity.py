@@ -26,12 +26,13 @@ STEPS = 4
 
 
 def run(section: Section) -> None:
-    for name, config in networks.kinds().items():
+    levels = 2 if section.small else 4
+    for name, config in networks.kinds(levels).items():
         with section.part(name):
             check(section, name, networks.unet_of(config, "cpu"), inputs_of(config))
     if section.device.type != "cuda":
         section.skipped("tf32", "only CUDA devices have it")
-    control(section)
+    control(section, networks.kinds(levels)["paper"])
     check_samplers(section)
     check_vae(section)
 
@@ -59,9 +60,8 @@ def check(section: Section, name: str, network: nn.Module, inputs: networks.Inpu
         section.result(f"{name}, {precision}", difference(out, expected), "of std", bound=("<", bound))
 
 
-def control(section: Section) -> None:
+def control(section: Section, config: UNetConfig) -> None:
     """That a small mistake would be seen."""
-    config = networks.kinds()["paper"]
     network, inputs = networks.unet_of(config, "cpu"), inputs_of(config)
     expected = inputs.call(network)()
     other = moved(network, section.device)

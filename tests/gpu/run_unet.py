@@ -23,7 +23,9 @@ def run(section: Section) -> None:
     section.result("FLOPs, both branches", flops.total() / 1e12, "TFLOP")
 
     def timed(name: str, call, goal: float | None = None) -> None:
-        took = section.result(name, milliseconds(call, device, section.rounds), "ms", goal=goal and ("<=", goal))
+        took = section.result(
+            name, milliseconds(call, device, section.rounds), "ms", goal=goal and ("<=", goal)
+        )
         reached = flops.total() / (took / 1e3)
         section.result(f"{name}: rate", reached / 1e12, "TFLOP/s")
         section.result(f"{name}: of the matrix product's rate", reached / rate)

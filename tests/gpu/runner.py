@@ -62,7 +62,9 @@ def main(argv: list[str] | None = None) -> int:
     if device.type != "cpu" and not (
         torch.accelerator.is_available() and torch.accelerator.current_accelerator().type == device.type
     ):
-        parser.error(f"expected a device that torch {torch.__version__} sees, got {args.device}; see --device.")
+        parser.error(
+            f"expected a device that torch {torch.__version__} sees, got {args.device}; see --device."
+        )
     machine = machine_of(device, args.small or device.type == "cpu")
     report = {"machine": machine, "sections": {}}
     if args.out.exists():
@@ -80,7 +82,9 @@ def main(argv: list[str] | None = None) -> int:
         if not args.section and report["sections"].get(name, {}).get("state") == WHOLE:
             print(f"\n{name}: whole in {args.out}; --section {name} runs it again", flush=True)
             continue
-        sections.run(name, min(LIMITS[name] * (2 if args.device == "cpu" else 1), deadline - time.monotonic()))
+        sections.run(
+            name, min(LIMITS[name] * (2 if args.device == "cpu" else 1), deadline - time.monotonic())
+        )
         write(args.out, report)
     return summary(report["sections"], args)
 

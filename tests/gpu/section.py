@@ -27,7 +27,7 @@ class Section:
         self.name, self.device, self.small, self.file = name, device, small, file
         self.failed = False
         self.dtype = torch.float32 if device.type == "cpu" else torch.bfloat16  # what a CPU is quick in
-        self.rounds = 3 if small else 10  # that a median is taken of
+        self.rounds = 1 if small else 10  # that a median is taken of
 
     def result(
         self,
@@ -49,7 +49,7 @@ class Section:
             met = COMPARISONS[goal[0]](value, goal[1])
             found |= {"goal": list(goal), "met": met}
             judged = f"goal {goal[0]} {goal[1]:g} {'met' if met else 'MISSED'}"
-        self._write(found, f"{name:<52} {shown(value):>10} {unit:<9} {judged}".rstrip())
+        self._write(found, f"{name:<56} {shown(value):>10} {unit:<9} {judged}".rstrip())
         return value
 
     def skipped(self, what: str, why: str) -> None:
