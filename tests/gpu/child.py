@@ -1,4 +1,4 @@
-"""`python -m tests.gpu.child SECTION --results FILE`: one section in this process, as the runner starts it."""
+"""`python -m tests.gpu.child SECTION --results FILE`: one section, in this process, for the runner."""
 
 import argparse
 import importlib

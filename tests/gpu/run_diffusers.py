@@ -1,4 +1,4 @@
-"""The relatives' U-Net beside diffusers' own on the same weights, eager and compiled; see tests/bench_unet.py."""
+"""The relatives' U-Net beside diffusers' own on the same weights, eager and compiled: tests/bench_unet.py."""
 
 import dataclasses
 

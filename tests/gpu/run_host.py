@@ -155,7 +155,7 @@ class Host:
         return changed
 
     def measure(self, name: str, graph) -> tuple[float, dict[str, float]]:
-        """Print what a graph takes: seconds, those of a step, MiB at most; seconds in all and of each node."""
+        """Print what a graph takes; seconds in all, and of each type of node."""
         seconds, nodes, steps, most = self.queue(graph)
         self.section.result(f"{name}: in all", seconds, "s")
         self.section.result(f"{name}: a step", statistics.median(steps), "s")

@@ -1,4 +1,4 @@
-"""What a section is given: the device, the size, and a place for its results, which are written as they come."""
+"""What a section is given: the device, the size, and a place for its results as they come."""
 
 import contextlib
 import importlib

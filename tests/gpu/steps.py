@@ -8,8 +8,8 @@ from torch import Tensor
 
 from training.config import EngineConfig, OptimConfig, Recipe
 from training.distributed import Network
-from training.lora import LoraConfig, add_lora, store_frozen
 from training.loop import build_optimizer, take_step
+from training.lora import LoraConfig, add_lora, store_frozen
 from training.plan import Cluster, Workload, plan
 from training.state import State
 from training.task import MicroBatch, parameter_groups
@@ -27,7 +27,7 @@ def everything(name: str) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """What is trained, at micro-batch 1. trains: whether a parameter of a name is; None = a LoRA beside all."""
+    """What is trained, and how. trains: whether the parameter of a name is; None = a LoRA beside them."""
 
     name: str
     trains: Callable[[str], bool] | None
