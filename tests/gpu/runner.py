@@ -98,7 +98,7 @@ class Sections:
     def run(self, name: str, limit: float) -> None:
         if limit < LEAST:
             print(f"\n{name}: not run, no time is left for it", flush=True)
-            self.found[name] = {"state": "not run"}
+            self.found.setdefault(name, {"state": "not run"})  # an earlier run's results stay
             return
         print(f"\n{name}: at most {limit:.0f} s", flush=True)
         with tempfile.TemporaryDirectory() as folder:
