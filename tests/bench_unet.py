@@ -51,7 +51,10 @@ from univid.unet import UNet
 
 CPU = {"widths": (64, 128), "size": (24, 20, 36), "rounds": 3}
 ACCELERATOR = {"widths": (FAMILY.unet.model_channels,), "size": (24, 40, 72), "rounds": 10}
-TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.2}  # of values of about one
+TOLERANCE = {
+    torch.float32: 1e-4,
+    torch.bfloat16: 0.5,
+}  # of values of about one; another network's differ by more
 BRANCHES = 2
 # glibc reads these when a process starts: what is freed goes back to the system at once.
 OWN_PAGES = {"MALLOC_MMAP_THRESHOLD_": str(2**16), "MALLOC_TRIM_THRESHOLD_": str(2**17)}

@@ -4,9 +4,11 @@ import json
 import sys
 from pathlib import Path
 
+import accelerator
 import pytest
 
-from tests.gpu import runner
+from tests.gpu import networks, runner
+from univid.unet import UNet
 
 ROOT = Path(__file__).parents[1]
 CPU = ["--device", "cpu"]
@@ -161,3 +163,16 @@ def test_results_of_another_machine_are_kept(tmp_path, capsys):
         runner.main([*CPU, "--out", str(out)])
     assert ended.value.code == 2 and "name another --out" in capsys.readouterr().err
     assert "another" in out.read_text()
+
+
+@pytest.mark.parametrize("kind", networks.kinds(2))
+def test_a_timed_call_waits_for_nothing_and_makes_nothing(kind):
+    """Or it could not be a CUDA graph, and its launch could not be timed."""
+    config = networks.kinds(2)[kind]
+    with accelerator.accelerator() as mode:
+        unet = UNet(config).eval().requires_grad_(False).to(accelerator.DEVICE)
+        call = networks.inputs_of(config, networks.SMALL_CLIP, accelerator.DEVICE).call(unet)
+        with mode.without_waiting():
+            assert call().shape == (2, 4, *networks.SMALL_CLIP)
+        with pytest.raises(accelerator.Synchronisation), mode.without_waiting():
+            call().sum().item()

@@ -13,7 +13,8 @@ from pathlib import Path
 import torch
 
 from . import host_files
-from .section import Lacking, Section
+from .section import Lacking, Section, need
+from .timing import release
 
 MIB, GIB = 2**20, 2**30
 GROWTH = 64  # MiB of one run more
@@ -22,10 +23,12 @@ ROOM = 5 * GIB  # that partial offload leaves: less than the network and what it
 
 def run(section: Section) -> None:
     host = found()
-    if sys.executable != str(host.own_python):  # whose Python has what talks to a server
+    if os.environ.get("UNIVID_HOST") != str(host.root):  # its Python has what talks to a server
         command = [host.own_python, "-m", "tests.gpu.child", "host", "--device", section.device]
         command += ["--results", section.file, *(["--small"] if section.small else [])]
-        sys.exit(subprocess.run([str(word) for word in command]).returncode)
+        environment = os.environ | {"UNIVID_HOST": str(host.root)}
+        sys.exit(subprocess.run([str(word) for word in command], env=environment).returncode)
+    need("aiohttp")
     section.says(f"{host} with {host.own_python}")
     write_files(section)
     with Host(section, host, "plain").running() as plain:
@@ -60,8 +63,7 @@ def write_files(section: Section) -> None:
     host_files.write(section, folder)
     section.result("files: written in", time.perf_counter() - started, "s")
     section.result("files: the model's", (folder / host_files.MODEL).stat().st_size / GIB, "GiB")
-    if section.device.type != "cpu":
-        torch.accelerator.empty_cache()
+    release(section.device)
 
 
 def ordinary(section: Section, host: "Host", steps: int) -> None:

@@ -35,11 +35,17 @@ def run(section: Section) -> None:
     section.result("eager, until the call returns", launch_milliseconds(both, device), "ms")
     section.result("eager, one branch alone", milliseconds(one, device, section.rounds), "ms")
     with section.part("time by part"):
-        for line in parts.table(*parts.times_by_part(both, device), flops, rate):
+        times, copies = parts.times_by_part(both, device)
+        *lines, last = parts.table(times, copies, flops, rate)
+        for line in lines:
             section.says(line)
+        section.says(last, milliseconds=times, copying=copies, flops=flops)
     if device.type == "cuda":
         with section.part("CUDA graph"):
-            timed("CUDA graph, both branches", graphed(both, device))
+            replay = graphed(both, device)
+            timed("CUDA graph, both branches", replay)
+            section.result("CUDA graph, until the call returns", launch_milliseconds(replay, device), "ms")
+            del replay  # it holds memory of its own
     else:
         section.skipped("CUDA graph", "only CUDA devices have it")
     without_compiler(section)

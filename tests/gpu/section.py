@@ -56,9 +56,9 @@ class Section:
         """Name what is left out here."""
         self._write({"kind": "skipped", "name": what, "why": why}, f"skipped: {what}: {why}")
 
-    def says(self, text: str) -> None:
-        """A line that is no result: what is used, what is being done."""
-        self._write({"kind": "text", "text": text}, text)
+    def says(self, text: str, **values: dict) -> None:
+        """A line that is no result: what is used, what is being done. values: for the JSON alone."""
+        self._write({"kind": "text", "text": text} | values, text)
 
     @contextlib.contextmanager
     def part(self, name: str) -> Iterator[None]:

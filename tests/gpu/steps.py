@@ -19,6 +19,7 @@ from univid.unet import UNet
 
 from . import networks
 from .section import Section
+from .timing import release
 
 
 def everything(name: str) -> bool:
@@ -59,6 +60,7 @@ class Run:
     """A run of a case: `step()` is one step of the loop, optimizer and moving average included."""
 
     def __init__(self, section: Section, case: Case):
+        release(section.device)  # a run before this one holds itself in a cycle
         config, size = networks.preset(PAPER, section.small), networks.size_of(section.small)
         self.device, dtype = section.device, str(section.dtype).removeprefix("torch.")
         self.recipe = Recipe(

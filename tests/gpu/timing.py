@@ -61,9 +61,8 @@ def peak_bytes(call: Callable, device: torch.device) -> tuple[int, int]:
 
     On an accelerator as its allocator counts it; on a CPU of the whole process, as the kernel does.
     """
-    gc.collect()
+    release(device)
     if device.type != "cpu":
-        torch.accelerator.empty_cache()
         before = torch.accelerator.memory_allocated()
         torch.accelerator.reset_peak_memory_stats()
         call()
@@ -76,6 +75,13 @@ def peak_bytes(call: Callable, device: torch.device) -> tuple[int, int]:
         call()
         most = resident("VmHWM")
     return most, most - before
+
+
+def release(device: torch.device) -> None:
+    """Give back what nobody holds any more, cycles included."""
+    gc.collect()
+    if device.type != "cpu":
+        torch.accelerator.empty_cache()
 
 
 def product_rate(device: torch.device, dtype: torch.dtype, rounds: int = 5) -> float:
