@@ -96,7 +96,7 @@ def test_all_of_it_and_again(check):
     assert {name: found["state"] for name, found in sections.items()} == {
         name: "lacking" if name == "host" else "whole" for name in runner.LIMITS
     }
-    assert status == 0 and "host: lacks expected COMFYUI_PATH" in printed
+    assert status == 0 and "host: lacks a ComfyUI: expected COMFYUI_PATH" in printed
     lines = printed.splitlines()
     for name, found in sections.items():
         assert found["command"].startswith("python -m tests.gpu") and found["seconds"] > 0

@@ -50,7 +50,7 @@ def found():
     try:
         host = next((host for host in find_hosts() if host.supported), None)
     except ValueError as error:
-        raise Lacking(str(error)) from error
+        raise Lacking(f"a ComfyUI: {error}") from error
     if host is None:
         raise Lacking("a ComfyUI at COMFYUI_PATH or ~/ComfyUI")
     if absent := [name for name in host.lacking if name != "pytest"]:
