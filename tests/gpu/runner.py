@@ -37,7 +37,7 @@ LIMITS = {  # seconds of each section, in the order in which they run
     "unet": 150,
     "diffusers": 150,
     "generate": 75,
-    "memory": 75,
+    "memory": 120,
     "training": 120,
     "host": 240,
 }
