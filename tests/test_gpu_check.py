@@ -36,7 +36,7 @@ from tests.gpu import run_parity
 
 def run(section):
     section.result("first", 1.0, "s")
-    os.abort()
+    {}
 
 run_parity.run = run
 """
@@ -140,7 +140,14 @@ def test_another_network_on_the_device_is_wrong(check):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("child, state", [(ENDLESS, "out of time"), (CRASH, "crashed")])
+@pytest.mark.parametrize(
+    "child, state",
+    [
+        (ENDLESS, "out of time"),
+        (CRASH.format("os.abort()"), "crashed"),
+        (CRASH.format("raise RuntimeError('none of this')"), "crashed"),
+    ],
+)
 def test_what_ends_a_section_leaves_its_results(check, child, state):
     status, printed, sections = check("--section=parity", "--minutes=0.35", child=child)
     assert status == 1 and sections["parity"]["state"] == state and f"parity: {state} after" in printed

@@ -11,7 +11,7 @@ import torch
 from .section import Lacking, Section
 
 LACKING = 3  # exit status where this machine lacks what the section needs
-FAILED = 1
+WRONG = 4  # where it ran to its end and something was not right; Python's own 1 is a crash
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -31,7 +31,10 @@ def main(argv: list[str] | None = None) -> int:
         with args.results.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"kind": "lacks", "what": str(lacking)}) + "\n")
         return LACKING
-    return FAILED if section.failed else 0
+    except Exception as error:
+        section.fails("the section", error)
+        raise
+    return WRONG if section.failed else 0
 
 
 if __name__ == "__main__":

@@ -1,5 +1,8 @@
 """The memory that was measured against what univid/memory.py and `training plan` say of it."""
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 
 from univid import layers, memory
@@ -27,11 +30,11 @@ def run(section: Section) -> None:
 
     for case in [*steps.WHOLE, *steps.LORA]:
         with section.part(f"training, {case}"):
-            run = steps.Run(section, case)
-            run.step()
-            measured, _ = peak_bytes(run.step, section.device)
-            del run
-            compare(section, f"training, {case}", measured, steps.planned(section, case))
+            training = steps.Run(section, case)
+            training.step()
+            measured, _ = peak_bytes(training.step, section.device)
+            del training
+            compare(section, f"training, {case}", measured, partial(steps.planned, section, case))
 
 
 def sampling(section: Section, config, sizes: dict) -> None:
@@ -46,8 +49,8 @@ def sampling(section: Section, config, sizes: dict) -> None:
                 call()
                 _, measured = peak_bytes(call, section.device)
                 cells = inputs.x[:, 0].numel()
-                estimate = memory.activations(config, cells, section.dtype, tokens)
-                compare(section, f"U-Net, {clips} x {name}", measured, estimate)
+                said = partial(memory.activations, config, cells, section.dtype, tokens)
+                compare(section, f"U-Net, {clips} x {name}", measured, said)
 
 
 def decoding(section: Section, config, sizes: dict) -> None:
@@ -57,13 +60,15 @@ def decoding(section: Section, config, sizes: dict) -> None:
         with section.part(f"VAE, {name}"):
             shape = (1, config.vae.latent_channels, CHUNK, height, width)
             latents = torch.randn(shape, device=section.device, dtype=section.dtype)
-            estimate = memory.decoding(config.vae, CHUNK, height * width, section.dtype)
+            said = partial(memory.decoding, config.vae, CHUNK, height * width, section.dtype)
             vae.decode(latents)
             _, measured = peak_bytes(lambda: vae.decode(latents), section.device)  # noqa: B023
-            compare(section, f"VAE, {CHUNK} of {name}", measured, estimate)
+            compare(section, f"VAE, {CHUNK} of {name}", measured, said)
 
 
-def compare(section: Section, name: str, measured: int, estimate: int) -> None:
+def compare(section: Section, name: str, measured: int, said: Callable[[], int]) -> None:
+    """Bytes; what is said takes seconds to count, so what was measured is printed first."""
     section.result(f"{name}: measured", measured / GIB, "GiB")
+    estimate = said()
     section.result(f"{name}: said", estimate / GIB, "GiB")
     section.result(f"{name}: off by", abs(estimate / max(1, measured) - 1), "of it", goal=OFF)

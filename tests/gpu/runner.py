@@ -43,7 +43,7 @@ LIMITS = {  # seconds of each section, in the order in which they run
 }
 LEAST = 5  # seconds: with less left a section does not begin
 WHOLE, WRONG = "whole", ("wrong", "crashed", "out of time")
-STATES = {0: WHOLE, 1: "wrong", 3: "lacking"}  # of a section, by its process's exit status
+STATES = {0: WHOLE, 3: "lacking", 4: "wrong"}  # of a section, by its process's exit status
 
 
 def main(argv: list[str] | None = None) -> int:

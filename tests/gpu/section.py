@@ -66,9 +66,13 @@ class Section:
         try:
             yield
         except Exception as error:
-            self.failed = True
-            words = f"{type(error).__name__}: {' '.join(str(error).split())[:600]}"
-            self._write({"kind": "failed", "name": name, "error": words}, f"FAILED: {name}: {words}")
+            self.fails(name, error)
+
+    def fails(self, name: str, error: Exception) -> None:
+        """Record what went wrong."""
+        self.failed = True
+        words = f"{type(error).__name__}: {' '.join(str(error).split())[:600]}"
+        self._write({"kind": "failed", "name": name, "error": words}, f"FAILED: {name}: {words}")
 
     def _write(self, record: dict, line: str) -> None:
         print(f"{self.name:<11}{line}", flush=True)
