@@ -7,7 +7,7 @@ STAMP := .venv/installed
 JOBS ?= 2
 TESTED := OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(PY) -m pytest -q -n $(JOBS) --dist loadfile
 
-.PHONY: help setup demo test test-slow test-host locales screenshots lint bench bench-host bench-training chaos train-tiny evaluate clean
+.PHONY: help setup demo test test-slow test-host locales screenshots lint bench bench-host bench-training gpu-check chaos train-tiny evaluate clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' Makefile
@@ -45,6 +45,9 @@ bench: $(STAMP) ## time, memory and FLOPs of the U-Net beside diffusers' and a G
 
 bench-training: $(STAMP) ## what a step of the training loop costs beside forward and backward pass
 	$(PY) -m tests.bench_training
+
+gpu-check: $(STAMP) ## check and measure everything at full size on a GPU, 8 minutes at most; ARGS="--section unet"
+	$(PY) -m tests.gpu $(ARGS)
 
 chaos: $(STAMP) ## kill a training run twenty times, and compare it with one left in peace
 	$(PY) -m tests.chaos

@@ -46,11 +46,21 @@ class Run:
 class Server:
     """`with Server(host, folder) as server:` starts one and ends it; its files live in `folder`.
 
-    environment: variables of the process beside this one's.
+    environment: variables of the process beside this one's. options: of the host's command line. python: None
+    = the host's with what tests need.
     """
 
-    def __init__(self, host, folder: Path, start_seconds: float = 600, environment: dict | None = None):
+    def __init__(
+        self,
+        host,
+        folder: Path,
+        start_seconds: float = 600,
+        environment: dict | None = None,
+        options: tuple[str, ...] = ("--cpu",),
+        python: Path | None = None,
+    ):
         self.host, self.base, self.start_seconds = host, Path(folder) / "base", start_seconds
+        self.options, self.python = options, python or host.python
         self.environment = {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"} | (environment or {})
         self.log_file = Path(folder) / "server.log"
         for name in ("input", "output", "models/univid", "custom_nodes", "user/default"):
@@ -64,7 +74,7 @@ class Server:
 
     def __enter__(self):
         command = [
-            self.host.python, "main.py", "--cpu", "--base-directory", self.base, "--disable-api-nodes",
+            self.python, "main.py", *self.options, "--base-directory", self.base, "--disable-api-nodes",
             "--database-url", "sqlite:///:memory:", "--listen", "127.0.0.1", "--port", self.port,
             "--disable-auto-launch", "--preview-method", "latent2rgb",
         ]  # fmt: skip

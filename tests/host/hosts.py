@@ -37,14 +37,19 @@ class Host:
         return next(python for python in candidates if python.exists())
 
     @cached_property
-    def python(self) -> Path:
-        """`own_python`, or where that lacks packages a layer above it that has them: it stays untouched."""
+    def lacking(self) -> list[str]:
+        """The modules that pack and tests need, and `own_python` does not have."""
         names = re.findall(r"^[\w-]+", (ROOT / "requirements.txt").read_text(), re.MULTILINE) + ["pytest"]
         modules = [MODULES.get(name, name) for name in names]
         probe = (
             "import importlib.util, sys; print(*(m for m in sys.argv[1:] if not importlib.util.find_spec(m)))"
         )
-        if not _output(self.own_python, "-c", probe, *modules):
+        return _output(self.own_python, "-c", probe, *modules).split()
+
+    @cached_property
+    def python(self) -> Path:
+        """`own_python`, or where that lacks packages a layer above it that has them: it stays untouched."""
+        if not self.lacking:
             return self.own_python
         content = f"{self.own_python} {(ROOT / 'requirements.txt').read_text()}"
         layer = CACHE / f"host-python-{hashlib.sha256(content.encode()).hexdigest()[:12]}"
