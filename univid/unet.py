@@ -1,6 +1,6 @@
 """UniVid's U-Net: Stable Diffusion's trunk, pyramid spatial-temporal layers, dual-stream cross-attention."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import torch
@@ -75,6 +75,7 @@ class UNet(nn.Module):
         self.checkpointing = (
             False  # recompute activations in the backward pass: less memory, a third more time
         )
+        self.compiled: dict[nn.Module, Callable] = {}  # what runs in the place of a block
         make = Layers(operations, attention, device, dtype)
         channels, groups = config.model_channels, config.norm_groups
         embedding = 4 * channels
@@ -204,7 +205,8 @@ class UNet(nn.Module):
             hook.enter("output", index)
             h = torch.cat(hook.between("output", index, h, skips.pop()), dim=1)
             h = self._run(block, h, context, size=skips[-1].shape[-2:] if skips else None)
-        return rearrange(self.out(h), "(b t) c h w -> b c t h w", t=frames)
+        out = self.compiled.get(self.out, self.out)(h)
+        return rearrange(out, "(b t) c h w -> b c t h w", t=frames)
 
     def blocks(self) -> list[nn.Module]:
         """The layers that run one after the other: what is compiled, and what training shards, one by one."""
@@ -212,17 +214,19 @@ class UNet(nn.Module):
             layer for block in (*self.input_blocks, self.middle_block, *self.output_blocks) for layer in block
         ]
 
-    def compile_blocks(self, dynamic: bool | None = False) -> None:
+    def compile_blocks(self, dynamic: bool | None = False, **settings) -> None:
         """Let torch.compile translate each block when it first runs, which takes minutes at full size.
 
         It does so again for another number of frames, size or set of streams, and not for other prompts,
-        seeds or weights. dynamic: torch.compile's; None = what fits any length from the second one on.
+        seeds or weights. dynamic, settings: torch.compile's; None = what fits any length from the second one
+        on. The network is as before with an empty `compiled`.
         """
         # Blocks of a kind share their code, which is translated for each width.
         config = torch._dynamo.config
         config.recompile_limit = max(config.recompile_limit, BLOCKS)
-        for block in (*self.blocks(), self.out):
-            block.compile(dynamic=dynamic)
+        self.compiled = {
+            block: torch.compile(block, dynamic=dynamic, **settings) for block in (*self.blocks(), self.out)
+        }
 
     def number_embedding(self, name: str) -> nn.Sequential:
         """The layers that embed one of the config's numbers."""
@@ -311,12 +315,11 @@ class UNet(nn.Module):
         self, block: nn.ModuleList, h: Tensor, context: Context, size: torch.Size | None = None
     ) -> Tensor:
         for layer in block:
+            call = self.compiled.get(layer, layer)
             if isinstance(layer, ResBlock | SpatialTransformer | DoubleTemporalTransformer):
-                call = partial(layer, context=context)
+                call = partial(call, context=context)
             elif isinstance(layer, Upsample):
-                call = partial(layer, size=size)
-            else:
-                call = layer
+                call = partial(call, size=size)
             if self.checkpointing and self.training:
                 h = checkpoint(call, h, use_reentrant=False)
             else:

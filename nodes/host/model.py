@@ -158,6 +158,7 @@ class UniVidModel(comfy.model_base.BaseModel):
         self.model_sampling = own_sampling(self.model_sampling, config.schedule, profile.start.timestep)
         self.univid_config, self.univid_profile = config, profile
         self.univid_previewer = None
+        self._compiled = None, {}  # settings of the host, and the blocks by them
 
     def extra_conds(self, **kwargs) -> dict:
         """Text tokens, image tokens, weights, places, and what a call decides by: always all five.
@@ -207,6 +208,24 @@ class UniVidModel(comfy.model_base.BaseModel):
                 self.univid_config, self.univid_profile, self.latent_format.scale_factor, noise, kwargs
             ),
         }
+
+    def _apply_model(self, *args, **kwargs) -> Tensor:
+        """TorchCompileModel has put the network, to be translated as one, in its own place: that takes longer
+        than anybody waits. So its blocks are translated, by the node's settings.
+        """
+        whole = self.diffusion_model
+        network = getattr(whole, "_orig_mod", None)
+        if network is None:
+            return super()._apply_model(*args, **kwargs)
+        settings = self.current_patcher.model_options["torch_compile_kwargs"]
+        if settings is not self._compiled[0]:
+            network.compile_blocks(**settings | {"dynamic": False})
+            self._compiled = settings, network.compiled
+        self.diffusion_model, network.compiled = network, self._compiled[1]
+        try:
+            return super()._apply_model(*args, **kwargs)
+        finally:
+            self.diffusion_model, network.compiled = whole, {}
 
     def progress(self, sigma: Tensor) -> Tensor:
         """How far the sampling is at sigma, 0..1, of its shape: where it is on curves over the steps."""

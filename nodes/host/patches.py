@@ -166,9 +166,13 @@ class HostHook(Hook):
         return h, skip
 
     def self_attention(self, layer: SelfAttention, x: Tensor) -> Tensor:
+        before, after = (self.patches.get(name, ()) for name in ("attn1_patch", "attn1_output_patch"))
+        if not (
+            self.replacements or before or after
+        ):  # before the block's place, by which it would be compiled
+            return layer(x)
         block = self.options["block"]
         replace = self.replacements.get((*block, 0)) or self.replacements.get(block)
-        before, after = (self.patches.get(name, ()) for name in ("attn1_patch", "attn1_output_patch"))
         if not (replace or before or after):
             return layer(x)
         extra = {k: v for k, v in self.options.items() if k not in ("patches", "patches_replace")} | {

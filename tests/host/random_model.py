@@ -7,7 +7,11 @@ import torch
 
 
 def write(
-    folder: Path, model_channels: int = 16, zero_terminal_snr: bool = False, first: int | None = None
+    folder: Path,
+    model_channels: int = 16,
+    zero_terminal_snr: bool = False,
+    first: int | None = None,
+    num_res_blocks: int = 2,
 ) -> Path:
     """A file with nothing but a U-Net of Stable Diffusion's layout, every weight at random.
 
@@ -20,8 +24,8 @@ def write(
 
     tiny = presets.PRESETS["tiny"]
     unet = dataclasses.replace(
-        tiny.unet, model_channels=model_channels, channel_mult=(1, 2, 4, 4), num_res_blocks=2,
-        head_channels=16, norm_groups=8, context_dim=24,
+        tiny.unet, model_channels=model_channels, channel_mult=(1, 2, 4, 4),
+        num_res_blocks=num_res_blocks, head_channels=16, norm_groups=8, context_dim=24,
         image_stream=dataclasses.replace(tiny.unet.image_stream, width=20),
     )  # fmt: skip
     schedule = dataclasses.replace(tiny.schedule, zero_terminal_snr=zero_terminal_snr)
