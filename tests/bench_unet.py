@@ -120,6 +120,8 @@ def imported(theirs: nn.Module, config: UNetConfig) -> UNet:
     found = resolve(diffusers_family_unet(config), shapes, weights)
     state = {name: fetch(source, shapes[name], weights.__getitem__) for name, source in found.items()}
     network.load_state_dict(state, assign=True)
+    if next(network.parameters()).device.type not in ("cpu", "meta"):
+        network.to(memory_format=torch.channels_last)  # as `load` lays them there
     return network.requires_grad_(False)
 
 

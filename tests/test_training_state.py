@@ -25,7 +25,7 @@ from toys import (
 )
 
 from training import report
-from training.config import EngineConfig, LogsConfig
+from training.config import EngineConfig, LogsConfig, Options
 from training.report import read
 from training.state import State
 
@@ -250,9 +250,14 @@ def test_a_finished_run_is_left_as_it_is_and_more_steps_extend_it(tmp_path):
         run(tmp_path / "extended", dataclasses.replace(constant, steps=30))
 
 
+@dataclasses.dataclass(frozen=True)
+class OtherOptions(Options):
+    data: int = 1
+
+
 def test_other_settings_in_the_same_folder_are_refused(whole):
     optim = dataclasses.replace(OPTIM, lr=0.5, betas=(0.9, 0.95))
     before = (whole / "config.json").read_bytes()
     with pytest.raises(ValueError, match=r"other settings \(optim.betas, optim.lr, options\); take another"):
-        run(whole, dataclasses.replace(RECIPE, optim=optim, options={"data": 1}))
+        run(whole, dataclasses.replace(RECIPE, optim=optim, options=OtherOptions()))
     assert (whole / "config.json").read_bytes() == before

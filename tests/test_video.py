@@ -4,6 +4,7 @@ import torch
 from PIL import Image
 
 from univid import sheet, video
+from univid.files import encode
 
 
 def moving_square(frames, height, width):
@@ -77,8 +78,8 @@ def test_a_write_that_fails_leaves_nothing_and_keeps_the_old_file(tmp_path, monk
         path.write_text("half")
         raise error
 
-    monkeypatch.setattr(video, "_encode", lambda frames, *rest: fail(*rest))
-    monkeypatch.setattr(video.iio, "imwrite", fail)
+    monkeypatch.setattr(encode, "encode_video", lambda frames, *rest: fail(*rest))
+    monkeypatch.setattr(encode.iio, "imwrite", fail)
     with pytest.raises(KeyboardInterrupt if error is KeyboardInterrupt else ValueError):
         video.write_video(moving_square(2, 8, 8), tmp_path / name, 8)
     assert {p.name: p.read_text() for p in tmp_path.iterdir()} == {"clip.mp4": "old"}

@@ -50,7 +50,7 @@ def model_of(section: Section, config: ModelConfig, dtype: torch.dtype) -> UniVi
     return UniVid(
         config, PROFILES["paper"], networks.unet_of(config.unet, device, dtype),
         networks.vae_of(config, device, dtype), text, image,
-    )  # fmt: skip
+    ).to(device)  # fmt: skip
 
 
 class Stages:

@@ -97,9 +97,9 @@ def sampled(name: str, config, guider, network: nn.Module) -> Tensor:
     empty = Conditioning(inputs.cond.text.flip(1), None, inputs.cond.weights.new_tensor([[1.0, 0.0]]))
     sigmas, noise = samplers.sigma_schedule("normal", schedule, STEPS), ClipNoise([0])
     cond = dataclasses.replace(inputs.cond, places=None)
-    x = samplers.initial_x(noise((1, 4, *networks.SMALL_CLIP)).to(device), sigmas[0].to(device), schedule)
+    x = samplers.initial_x(noise((1, 4, *networks.SMALL_CLIP)).to(device), sigmas[0], schedule)
     sample = samplers.get_sampler(name, schedule)
-    return sample(lambda x, sigma: guider(denoiser, x, sigma, cond, empty), x, sigmas.to(device), noise=noise)
+    return sample(lambda x, sigma: guider(denoiser, x, sigma, cond, empty), x, sigmas, noise=noise)
 
 
 @torch.inference_mode()
