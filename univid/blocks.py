@@ -84,6 +84,13 @@ class TransformerBlock(nn.Module):
         return x + self.ff(self.norm3(x))
 
 
+def add_in_time(x: Tensor, z: Tensor) -> Tensor:
+    """Frames `[(b t) c h w]` plus tokens along time `[(b h w) t c]`, in x's layout, with no copy of z."""
+    tokens = rearrange(x, "(b t) c h w -> b t (h w) c", t=z.shape[1])
+    tokens = tokens + rearrange(z, "(b s) t c -> b t s c", b=len(tokens))
+    return rearrange(tokens, "b t (h w) c -> (b t) c h w", h=x.shape[-2])
+
+
 class TemporalTransformer(nn.Module):
     """TemAttn (eq. 8): attention along time at every position, `(b h w) t d`.
 
@@ -113,8 +120,7 @@ class TemporalTransformer(nn.Module):
         z = rearrange(z, "b s t c -> (b s) t c")
         z = z + self.attn1(self.norm1(z))
         z = z + self.ff(self.norm2(z))
-        z = rearrange(self.proj_out(z), "(b h w) t c -> (b t) c h w", h=x.shape[-2], w=x.shape[-1])
-        return x + z
+        return add_in_time(x, self.proj_out(z))
 
 
 class SpatialTransformer(nn.Module):

@@ -8,7 +8,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from .blocks import ResBlock
+from .blocks import ResBlock, add_in_time
 from .config import ResamplerConfig
 from .layers import Context, FeedForward, Layers, SelfAttention
 
@@ -80,8 +80,7 @@ class DoubleTemporalTransformer(nn.Module):
         z = self.proj_in(rearrange(z, "b c t s -> (b s) t c"))
         for block in self.transformer_blocks:
             z = block(z)
-        z = rearrange(self.proj_out(z), "(b h w) t c -> (b t) c h w", h=x.shape[-2], w=x.shape[-1])
-        return x + z
+        return add_in_time(x, self.proj_out(z))
 
 
 class ResamplerAttention(nn.Module):
