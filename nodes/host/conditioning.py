@@ -36,7 +36,7 @@ class Told(NamedTuple):
 
 
 class CONDTold(comfy.conds.CONDRegular):
-    """A `Told` for the model. No tensor, because the host moves those to where the model is."""
+    """`(Told,)` for the model, one a clip. No tensor: the host moves those to where the model is."""
 
     def process_cond(self, batch_size: int, **_) -> "CONDTold":
         return self
@@ -45,7 +45,7 @@ class CONDTold(comfy.conds.CONDRegular):
         return True
 
     def concat(self, others: list["CONDTold"]) -> tuple[Told, ...]:
-        return (self.cond, *(other.cond for other in others))
+        return sum((other.cond for other in others), self.cond)
 
     def size(self) -> list[int]:
         return [1]

@@ -180,7 +180,7 @@ def _branch(name: str, positive: list[dict], negative: list[dict]) -> list[dict]
 
 def _half(cond: dict, name: str, negative: list[dict]) -> dict:
     conds = dict(cond["model_conds"])
-    (text, image), shared = conds[keys.WEIGHTS].cond.unbind(-1), conds[keys.TOLD].cond.shared
+    (text, image), shared = conds[keys.WEIGHTS].cond.unbind(-1), conds[keys.TOLD].cond[0].shared
     if name == "T":
         image = torch.zeros_like(image)
     else:
@@ -188,9 +188,9 @@ def _half(cond: dict, name: str, negative: list[dict]) -> dict:
         if negative:
             other = negative[0]["model_conds"]
             conds["c_crossattn"] = other["c_crossattn"]
-            shared = other[keys.TOLD].cond.shared[0], shared[1]
+            shared = other[keys.TOLD].cond[0].shared[0], shared[1]
     weights = torch.stack([text, image], -1)
     conds[keys.WEIGHTS] = comfy.conds.CONDRegular(weights)
-    conds[keys.TOLD] = keys.CONDTold(keys.Told(shared, keys.streams_on(weights)))
+    conds[keys.TOLD] = keys.CONDTold((keys.Told(shared, keys.streams_on(weights)),))
     # EasyCache keeps its memory by this id, so a branch has the same one in every step.
     return cond | {"model_conds": conds, "uuid": uuid.uuid5(cond["uuid"], name)}

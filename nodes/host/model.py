@@ -202,7 +202,7 @@ class UniVidModel(comfy.model_base.BaseModel):
             "c_crossattn": comfy.conds.CONDCrossAttn(text),
             keys.IMAGE: comfy.conds.CONDRegular(image),
             keys.WEIGHTS: comfy.conds.CONDRegular(curves.resample(weights)),
-            keys.TOLD: keys.CONDTold(told),
+            keys.TOLD: keys.CONDTold((told,)),
             keys.PLACES: comfy.conds.CONDRegular(even_places(frames)[:, None]),  # of the clip, not the window
             **shared_conds(
                 self.univid_config, self.univid_profile, self.latent_format.scale_factor, noise, kwargs

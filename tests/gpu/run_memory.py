@@ -5,7 +5,7 @@ from functools import partial
 
 import torch
 
-from univid import layers, memory
+from univid import memory
 from univid.presets import PAPER
 from univid.vae import CHUNK
 
@@ -40,7 +40,6 @@ def run(section: Section) -> None:
 def sampling(section: Section, config, sizes: dict) -> None:
     """What a forward of the U-Net takes beside its weights."""
     unet = networks.unet_of(config, section.device, section.dtype)
-    tokens = layers.CPU_TOKENS if section.device.type == "cpu" else layers.TOKENS
     for name, size in sizes.items():
         for clips in (1, 2):
             with section.part(f"U-Net, {clips} x {name}"):
@@ -49,7 +48,7 @@ def sampling(section: Section, config, sizes: dict) -> None:
                 call()
                 _, measured = peak_bytes(call, section.device)
                 cells = inputs.x[:, 0].numel()
-                said = partial(memory.activations, config, cells, section.dtype, tokens)
+                said = partial(memory.sampling, config, cells, section.dtype, section.device)
                 compare(section, f"U-Net, {clips} x {name}", measured, said)
 
 
@@ -60,7 +59,10 @@ def decoding(section: Section, config, sizes: dict) -> None:
         with section.part(f"VAE, {name}"):
             shape = (1, config.vae.latent_channels, CHUNK, height, width)
             latents = torch.randn(shape, device=section.device, dtype=section.dtype)
-            said = partial(memory.decoding, config.vae, CHUNK, height * width, section.dtype)
+            coding = memory.Coding(
+                config.vae, "decode", CHUNK, (height, width), section.dtype, section.device
+            )
+            said = partial(coding.needed, memory.Pieces())
             vae.decode(latents)
             _, measured = peak_bytes(lambda: vae.decode(latents), section.device)  # noqa: B023
             compare(section, f"VAE, {CHUNK} of {name}", measured, said)

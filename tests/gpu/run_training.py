@@ -5,22 +5,21 @@ import statistics
 
 from . import steps
 from .compiling import without_compiler
-from .section import Lacking, Section, need
+from .section import Section, need
 from .timing import GIB, peak_bytes, seconds
 
 
 def run(section: Section) -> None:
-    need("training.loop")
-    for case in [*steps.WHOLE, *steps.LORA]:
-        measure(section, case)
-    try:
-        need("training.stages")
-        from training.stages import adapters, t2v
+    need("training.loop", "training.stages")
+    from training.stages import adapters, t2v
 
-        for name, stage in {"stage t2v": t2v.STAGE, "stage adapters": adapters.STAGE}.items():
-            measure(section, steps.Case(name, stage.trains, checkpointing=True))
-    except Lacking as lacking:
-        section.skipped("stages t2v and adapters", f"lacks what they import: {lacking}")
+    stages = {"stage t2v": t2v.STAGE, "stage adapters": adapters.STAGE}
+    for case in (
+        *steps.WHOLE,
+        *steps.LORA,
+        *(steps.Case(name, stage.trains, checkpointing=True) for name, stage in stages.items()),
+    ):
+        measure(section, case)
     without_compiler(section)
     for case in (steps.LORA[0], steps.WHOLE[0]):
         measure(section, dataclasses.replace(case, compile=True))

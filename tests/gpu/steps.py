@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from training.config import EngineConfig, OptimConfig, Recipe
+from training.config import EngineConfig, OptimConfig, Options, Recipe
 from training.distributed import Network
 from training.loop import build_optimizer, take_step
 from training.lora import LoraConfig, add_lora, store_frozen
@@ -64,9 +64,8 @@ class Run:
         config, size = networks.preset(PAPER, section.small), networks.size_of(section.small)
         self.device, dtype = section.device, str(section.dtype).removeprefix("torch.")
         self.recipe = Recipe(
-            "gpu-check", "denoise", 0, 10**6, {"video": 1}, OptimConfig(lr=1e-5), engine=case.engine,
-            dtype=dtype,
-        )  # fmt: skip
+            "gpu-check", 0, 10**6, {"video": 1}, OptimConfig(lr=1e-5), Options(), case.engine, dtype
+        )
         self.module = networks.unet_of(config.unet, self.device).train()
         case.arrange(self.module)
         if case.trains is None:

@@ -215,6 +215,9 @@ def test_places_of_context_windows_keep_what_the_clip_is_told_there(model):
         part = model.model.resize_cond_for_context_window(
             key, whole, window, x, torch.device("cpu"), retain_index_list=[0, 2]
         ).cond
+        if key == "univid_told":
+            assert part == whole.cond
+            continue
         per_frame = len(whole.cond) == frames
         assert torch.equal(part, whole.cond[[0, 7, 2, 9, 10, 11]] if per_frame else whole.cond), key
 
