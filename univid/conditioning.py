@@ -87,7 +87,7 @@ class Conditioning:
 
     def streams(self) -> tuple[bool, bool]:
         """Whether the streams of text and image have a weight other than 0 anywhere."""
-        return tuple((self.weights != 0).flatten(0, -2).any(0).tolist())
+        return streams_on(self.weights)
 
     def at_level(self, factor: int) -> Tensor:
         """The modality weights `[b 1 2]` or `[b t 2]` at the level of a factor."""
@@ -111,6 +111,11 @@ class Conditioning:
     def _tensors(self) -> list[tuple[str, Tensor]]:
         pairs = ((f.name, getattr(self, f.name)) for f in dataclasses.fields(self))
         return [(name, value) for name, value in pairs if isinstance(value, Tensor)]
+
+
+def streams_on(weights: Tensor) -> tuple[bool, bool]:
+    """Which of text and image have a weight other than 0 anywhere in `[... 2]`."""
+    return tuple((weights != 0).flatten(0, -2).any(0).tolist())
 
 
 def cat(conditions: list[Conditioning]) -> Conditioning:

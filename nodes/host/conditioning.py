@@ -51,11 +51,6 @@ class CONDTold(comfy.conds.CONDRegular):
         return [1]
 
 
-def streams_on(weights: Tensor) -> tuple[bool, bool]:
-    """Which of text and image have a weight other than 0 anywhere in `[1|t S 2]`."""
-    return tuple((weights != 0).flatten(0, -2).any(0).tolist())
-
-
 def with_weights(conditioning: list, weights: Tensor) -> list:
     """The same conditioning under modality weights `[1|t S 2]`; without a picture lambda_v stays 0."""
     text_only = weights * torch.tensor([1.0, 0.0])

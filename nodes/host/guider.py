@@ -11,6 +11,7 @@ from einops import rearrange
 from torch import Tensor
 
 from ...univid import curves
+from ...univid.conditioning import streams_on
 from ...univid.guidance import Joint, Nested, Pulls, Separate, merge, pulls
 from . import cfg
 from . import conditioning as keys
@@ -160,7 +161,7 @@ def _given(conds: list[dict], progress: Callable[[], Tensor]) -> tuple[bool, boo
     if any(w.shape[1] > 1 for w in weights):
         now = progress()
         weights = [curves.at_progress(w, now) for w in weights]
-    on = [keys.streams_on(w) for w in weights]
+    on = [streams_on(w) for w in weights]
     return tuple(any(streams[i] for streams in on) for i in (0, 1))
 
 
@@ -191,6 +192,6 @@ def _half(cond: dict, name: str, negative: list[dict]) -> dict:
             shared = other[keys.TOLD].cond[0].shared[0], shared[1]
     weights = torch.stack([text, image], -1)
     conds[keys.WEIGHTS] = comfy.conds.CONDRegular(weights)
-    conds[keys.TOLD] = keys.CONDTold((keys.Told(shared, keys.streams_on(weights)),))
+    conds[keys.TOLD] = keys.CONDTold((keys.Told(shared, streams_on(weights)),))
     # EasyCache keeps its memory by this id, so a branch has the same one in every step.
     return cond | {"model_conds": conds, "uuid": uuid.uuid5(cond["uuid"], name)}

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ...univid import curves, memory
 from ...univid.checkpoints.opened import Checkpoint, open_checkpoint
-from ...univid.conditioning import Conditioning, with_null_image
+from ...univid.conditioning import Conditioning, streams_on, with_null_image
 from ...univid.config import ModelConfig, SamplingProfile, UNetConfig
 from ...univid.diffusion import NoiseSchedule
 from ...univid.dtypes import dtype_of
@@ -197,7 +197,7 @@ class UniVidModel(comfy.model_base.BaseModel):
                     f"expected {name} for 1 or for all {frames} frames of the latent, got {value.shape[0]}; "
                     "give one, or as many as the clip has frames."
                 )
-        told = keys.Told((text.shape[0] == 1, image.shape[0] == 1), keys.streams_on(weights))
+        told = keys.Told((text.shape[0] == 1, image.shape[0] == 1), streams_on(weights))
         return {
             "c_crossattn": comfy.conds.CONDCrossAttn(text),
             keys.IMAGE: comfy.conds.CONDRegular(image),

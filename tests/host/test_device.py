@@ -24,8 +24,9 @@ def model(pack, tmp_path):
 def call(network, weights, options, **more):
     """Both branches of a guided call, as the host makes it of conditionings, tokens shared by all frames."""
     from univid_pack.nodes.host import conditioning as keys
+    from univid_pack.univid.conditioning import streams_on
 
-    told = keys.Told(shared=(True, True), on=keys.streams_on(weights)), keys.Told((True, True), (True, False))
+    told = keys.Told(shared=(True, True), on=streams_on(weights)), keys.Told((True, True), (True, False))
     return network(
         torch.randn(2 * FRAMES, 4, 8, 8, device=DEVICE),
         torch.full((2 * FRAMES,), 500.0, device=DEVICE),
