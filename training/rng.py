@@ -14,11 +14,13 @@ def seed_for(seed: int, stream: str, position: int) -> int:
     return int.from_bytes(digest, "little") >> 1
 
 
-def generator(seed: int, stream: str, position: int) -> torch.Generator:
-    """A fresh CPU generator for one purpose (`stream`: "noise", "timestep" ...) at one place of the run.
+def generator(
+    seed: int, stream: str, position: int, device: torch.device | str = "cpu"
+) -> torch.Generator:
+    """A fresh generator for one purpose (`stream`: "noise", "timestep" ...) at one place of the run.
 
     `position` is the global number of the sample (or of the step, for what a whole step shares).
     torch's CPU generator keeps 32 bits of a seed, so among millions of positions a few share their numbers;
     that is harmless for noise on different samples, and not good enough where uniqueness matters.
     """
-    return torch.Generator().manual_seed(seed_for(seed, stream, position))
+    return torch.Generator(device).manual_seed(seed_for(seed, stream, position))

@@ -98,7 +98,7 @@ TINY = ModelConfig(
             segment_frames=(8, 4, 2, 1),
             attention=True,
             input_heads=None,
-            position=PositionConfig(scale=1000.0, period=10000.0),
+            position=PositionConfig(scale=120.0, period=10000.0),
         ),
         image_stream=ImageStreamConfig(width=96, resampler=None),
     ),

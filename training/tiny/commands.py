@@ -20,8 +20,11 @@ BUILT_IN = built_in_path()
 
 def add(commands: argparse._SubParsersAction) -> None:
     """Give the command line the commands of COMMANDS."""
-    commands.add_parser(
+    make = commands.add_parser(
         "tiny", help="make the built-in model: autoencoder, towers, then the U-Net's three stages"
+    )
+    make.add_argument(
+        "--adopt", type=Path, metavar="CHECKPOINT", help="start the last runs from this one's weights"
     )
     commands.add_parser("ablation", help="train the four networks of the ablation")
 
@@ -44,7 +47,7 @@ def run(recipe: Recipe, root: Path, device) -> None:
     """Train a recipe in its own folder below `root`."""
     from .tasks import build
 
-    train(recipe, build(recipe, root), root / recipe.name, device=device)
+    train(recipe, build(recipe, root, device), root / recipe.name, device=device)
     if recipe.name == "tiny_vae" and distributed.rank() == 0:
         check_reconstructions(root / recipe.name)
 
@@ -68,8 +71,16 @@ def check_reconstructions(folder: Path) -> None:
 
 
 def tiny(options: argparse.Namespace, device) -> None:
-    for name in TINY:
-        run_missing(RECIPES[name](), options.root, device)
+    names = TINY
+    if options.adopt is not None:
+        from .adopt import ADOPTED, adopt
+
+        if distributed.rank() == 0:
+            adopt(options.adopt, options.root)
+        distributed.barrier()
+        names = TINY[TINY.index(ADOPTED) + 1 :]
+    for name in names:
+        run_missing(RECIPES[name](gpu=device.type != "cpu"), options.root, device)
 
 
 def ablation(options: argparse.Namespace, device) -> None:

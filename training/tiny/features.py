@@ -8,7 +8,9 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
+from einops import rearrange
 from torch import Tensor
 from tqdm import tqdm
 
@@ -19,52 +21,64 @@ from univid.messages import shown
 from univid.vae import Autoencoder
 
 from . import shapes
+from .draws import PICTURED
 
 log = logging.getLogger(__name__)
 EMPTY = ""
+BATCH = {"cpu": 4}  # clips that are encoded at a time; elsewhere more
 
 
 @dataclass(frozen=True)
 class Features:
-    """`n` clips. latents: final, `[n 4 t h w]` float16. image_tokens: of every frame, `[n t m d]` float16.
+    """`n` clips at `m` moments, all on one device.
 
-    scenes: `[n]` indices into shapes.SCENES.
+    latents: final, `[n m 4 h w]` float16. image_tokens: of every PICTUREDth moment, `[n p k d]` float16.
+    scenes: `[n]` indices into shapes.SCENES. off: `[n]`, how far paths lead past the middle, in sides.
     """
 
     latents: Tensor
     image_tokens: Tensor
     scenes: Tensor
+    off: Tensor
 
 
 def prepare(
-    folder: Path, vae: Autoencoder, vision: ImageEncoder, *, seed: int, clips: int, frames: int
+    folder: Path,
+    vae: Autoencoder,
+    vision: ImageEncoder,
+    *,
+    seed: int,
+    clips: int,
+    moments: int,
+    device: torch.device | str = "cpu",
 ) -> Features:
     """Features of clips 0 .. clips - 1 of the set `seed`, from the cache in `folder` when it is there.
 
-    The cache's name holds a digest of the weights, so another VAE or tower never meets old features.
+    The cache's name holds a digest of the weights, so another VAE or tower never meets old features. Both are
+    moved to `device`, where the features are made and stay.
     """
     digest = hashlib.sha256()
     for tensor in (*vae.state_dict().values(), *vision.state_dict().values()):
-        digest.update(tensor.numpy().tobytes())
-    path = folder / f"features_{digest.hexdigest()[:12]}_{seed}_{clips}x{frames}.pt"
+        digest.update(tensor.cpu().numpy().tobytes())
+    path = folder / f"features_{digest.hexdigest()[:12]}_{seed}_{clips}x{moments}.pt"
     # One process writes, the others wait for it.
-    if distributed.rank() == 0 and _kept(path, clips, frames) is None:
-        found = _compute(vae, vision, seed, clips, frames)
+    if distributed.rank() == 0 and _kept(path, clips, moments) is None:
+        found = _compute(vae.to(device), vision.to(device), seed, clips, moments, torch.device(device))
         with new_file(path) as temporary, open(temporary, "wb") as file:
-            torch.save(vars(found), file)
+            torch.save({name: tensor.cpu() for name, tensor in vars(found).items()}, file)
     distributed.barrier()
-    found = _kept(path, clips, frames)
+    found = _kept(path, clips, moments)
     if found is None:
         raise ValueError(f"{shown(path)} cannot be read, though it was just written; look at the disk.")
-    return found
+    return Features(**{name: tensor.to(device) for name, tensor in vars(found).items()})
 
 
-def _kept(path: Path, clips: int, frames: int) -> Features | None:
+def _kept(path: Path, clips: int, moments: int) -> Features | None:
     """What the cache holds; None if there is none, or a damaged one."""
     try:
         found = Features(**torch.load(path, weights_only=True, mmap=True))
-        right = found.latents.shape[::2][:2] == (clips, frames) and len(found.scenes) == clips
-        return found if right and found.image_tokens.shape[:2] == (clips, frames) else None
+        right = found.latents.shape[:2] == (clips, moments) and len(found.scenes) == len(found.off) == clips
+        return found if right and len(found.image_tokens) == clips else None
     except MemoryError:
         raise
     except Exception as error:  # a damaged file makes PyTorch raise many things
@@ -73,31 +87,47 @@ def _kept(path: Path, clips: int, frames: int) -> Features | None:
 
 
 @torch.inference_mode()
-def _compute(vae: Autoencoder, vision: ImageEncoder, seed: int, clips: int, frames: int) -> Features:
-    latents, tokens, scenes = [], [], []
+def _compute(
+    vae: Autoencoder, vision: ImageEncoder, seed: int, clips: int, moments: int, device: torch.device
+) -> Features:
+    latents, tokens, scenes, off = [], [], [], []
     order = {scene: index for index, scene in enumerate(shapes.SCENES)}
-    for index in tqdm(range(clips), desc="features", mininterval=10):
-        pixels, scene = shapes.clip(index, seed=seed, frames=frames)
-        video = shapes.to_video(torch.from_numpy(pixels)[None])
-        with torch.autocast("cpu", torch.bfloat16):
-            latents.append(vae.encode(video, chunk=frames)[0].half())
-            tokens.append(vision(video[0].transpose(0, 1)).half())
-        scenes.append(order[scene])
-    return Features(torch.stack(latents), torch.stack(tokens), torch.tensor(scenes))
+    size = BATCH.get(device.type, 64)
+    for first in tqdm(range(0, clips, size), desc="features", mininterval=10):
+        indices = range(first, min(first + size, clips))
+        drawn = [shapes.clip(index, seed=seed, frames=moments) for index in indices]
+        pixels = torch.from_numpy(np.stack([pixels for pixels, _ in drawn]))
+        video = shapes.to_video(pixels.to(device))
+        with torch.autocast(device.type, torch.bfloat16, enabled=device.type != "cpu"):
+            latents.append(vae.encode(video, chunk=len(drawn) * moments).transpose(1, 2).half())
+            pictures = rearrange(video[:, :, ::PICTURED], "b c t h w -> (b t) c h w")
+            tokens.append(rearrange(vision(pictures).half(), "(b t) k d -> b t k d", b=len(drawn)))
+        scenes += [order[scene] for _, scene in drawn]
+        off += [np.abs(shapes.path_center(index, seed=seed) - 0.5).max() for index in indices]
+    return Features(torch.cat(latents), torch.cat(tokens), torch.tensor(scenes), torch.tensor(off))
 
 
 class CaptionTokens:
-    """Tokens of every caption of the grammar, of every still caption, and of the empty prompt."""
+    """Tokens of every caption of the grammar, of every still caption, and of the empty prompt.
+
+    table: `[k n d]`; its rows are found by caption in `rows`, and by a scene's number in `of_scene` `[s]`,
+    `of_still` `[s]` and `empty`.
+    """
 
     @torch.inference_mode()
-    def __init__(self, encoder: TextEncoder):
+    def __init__(self, encoder: TextEncoder, device: torch.device | str = "cpu"):
         captions = [
             EMPTY,
             *(s.caption for s in shapes.SCENES),
             *sorted({s.still_caption for s in shapes.SCENES}),
         ]
         self.rows = {caption: row for row, caption in enumerate(captions)}
-        self.table = encoder(captions).float().clone()  # [k n d]
+        self.table = encoder.to(device)(captions).float().clone()
+        self.empty = self.rows[EMPTY]
+        self.of_scene, self.of_still = (
+            torch.tensor([self.rows[caption(scene)] for scene in shapes.SCENES], device=device)
+            for caption in (lambda scene: scene.caption, lambda scene: scene.still_caption)
+        )
 
     def __call__(self, captions: list[str]) -> Tensor:
         """Text tokens `[b n d]`."""

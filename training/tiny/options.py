@@ -33,6 +33,7 @@ class ShownOptions:
     places: bool = False  # whether a single frame may be shown with its place in the clip
     picture_of_clip: bool = False  # whether such a frame's picture is one of any frame of its clip
     still_share: float = 0.5  # of single frames whose caption leaves out the motion
+    whole_share: float = 0.8  # of clips that are spread over all of their source; the others are windows of it
     centered_share: float = 0.0  # of samples whose path leads through the middle ...
     centered_within: float = 0.08  # ... by this many sides
 
@@ -49,17 +50,19 @@ class ShapesOptions(Options):
     start: str | None
     start_spatial_only: bool
     data_seed: int
-    clips: int
-    frames: int
-    frame_stride: int
+    clips: int  # of the set `data_seed`, each with so many moments
+    moments: int
+    frames: int  # of the clips that the batch counts; of other lengths a step has as many frames in all
+    lengths: Mapping[int, float]  # frames of a step's clips, and how often
     loss_weights: Mapping[str, float]  # by modality
     timestep_shift: Mapping[str, float]  # above 1: towards noise
     shown: ShownOptions
 
     def __post_init__(self):
-        if min(self.clips, self.frames, self.frame_stride) < 1:
+        if min(self.clips, self.frames) < 1:
+            raise ValueError(f"clips and frames must be at least 1, got {self.clips} and {self.frames}.")
+        if not self.lengths or not all(1 < frames <= self.moments for frames in self.lengths):
             raise ValueError(
-                f"clips, frames and frame_stride must be at least 1, got {self.clips}, {self.frames} and "
-                f"{self.frame_stride}."
+                f"lengths must be frames from 2 to the {self.moments} moments, got {dict(self.lengths)}."
             )
         check_shift("timestep_shift", self.timestep_shift)

@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
+
 from training.config import Options, Recipe
 from training.task import Task
 
@@ -12,8 +14,8 @@ from .unet import UNetTask
 from .vae import AutoencoderTask
 from .vision import VisionTask
 
-# By the type of a recipe's options: (recipe, folder of all runs) -> Task.
-TASKS: dict[type[Options], Callable[[Recipe, Path], Task]] = {
+# By the type of a recipe's options: (recipe, folder of all runs, device) -> Task.
+TASKS: dict[type[Options], Callable[[Recipe, Path, torch.device | str], Task]] = {
     VaeOptions: AutoencoderTask,
     TowersOptions: TowersTask,
     VisionOptions: VisionTask,
@@ -21,11 +23,11 @@ TASKS: dict[type[Options], Callable[[Recipe, Path], Task]] = {
 }
 
 
-def build(recipe: Recipe, root: Path) -> Task:
-    """The task of a recipe, below the folder of all runs.
+def build(recipe: Recipe, root: Path, device: torch.device | str = "cpu") -> Task:
+    """The task of a recipe, below the folder of all runs, to be trained on a device.
 
     Raises:
         ValueError: what the task refuses.
     """
     task = next(task for options, task in TASKS.items() if isinstance(recipe.options, options))
-    return task(recipe, root)
+    return task(recipe, root, device)

@@ -61,7 +61,7 @@ def frozen_towers(folder: Path) -> Towers:
 class TowersTask:
     """InfoNCE from pictures and clips to the distinct captions of the batch."""
 
-    def __init__(self, recipe: Recipe, root: Path):
+    def __init__(self, recipe: Recipe, root: Path, device: torch.device | str = "cpu"):
         self.recipe = recipe
         torch.manual_seed(recipe.seed)
         self.module = Towers()

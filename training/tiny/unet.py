@@ -6,7 +6,6 @@ A stage says which parameters it trains and in which modes it shows text and pic
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,6 +13,7 @@ from training import distributed
 from training.config import Recipe
 from training.rng import generator
 from training.saved import FINAL, load, take_over
+from training.stages.conditions import draw_modes
 from training.stages.denoising import (
     Samples,
     denoising_losses,
@@ -23,12 +23,13 @@ from training.stages.denoising import (
 )
 from training.task import MicroBatch, parameter_groups
 from univid.attention import attention
-from univid.conditioning import Conditioning
+from univid.conditioning import Conditioning, streams_on
 from univid.diffusion import NoiseSchedule
 from univid.initialization import initialize
 from univid.unet import UNet
 
-from . import features, shapes
+from . import features
+from .draws import Drawer
 from .options import ShapesOptions
 from .towers import frozen_towers
 from .vae import frozen_vae
@@ -47,23 +48,28 @@ def attention_in_float32(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
 
 
 class UNetTask:
-    """Denoising of cached latents. Frames, noise, modes and reference frames are functions of the step."""
+    """Denoising of cached latents. Frames, noise, modes and reference frames are functions of the step.
 
-    def __init__(self, recipe: Recipe, root: Path):
+    All that a step shows is drawn at once, on the device. Processes draw the same, and take their shares.
+    """
+
+    def __init__(self, recipe: Recipe, root: Path, device: torch.device | str = "cpu"):
         options: ShapesOptions = recipe.options
         self.recipe, self.stage = recipe, options.stage
+        # The same in every step, or processes would reach different parameters.
+        self.streams = streams_on(torch.tensor([weights for _, weights in self.stage.modes]))
         self.config = config_of(options.preset)
         self.schedule = NoiseSchedule(self.config.schedule)
         self.vae = frozen_vae(root / options.vae)
         self.towers = frozen_towers(root / options.towers)
-        self.text = features.CaptionTokens(self.towers.text)
+        self.device = torch.device(device)
+        self.text = features.CaptionTokens(self.towers.text, device)
         self.data = features.prepare(
             root, self.vae, self.towers.vision, seed=options.data_seed, clips=options.clips,
-            frames=options.frames,
+            moments=options.moments, device=device,
         )  # fmt: skip
-        centers = [shapes.path_center(i, seed=options.data_seed) for i in range(options.clips)]
-        off = torch.tensor(np.abs(np.stack(centers) - 0.5).max(1))
-        self.centered = (off < options.shown.centered_within).nonzero()[:, 0]
+        centered = (self.data.off < options.shown.centered_within).nonzero()[:, 0]
+        self.drawer = Drawer(options.shown, options.clips, centered, options.moments)
         self.module = UNet(self.config.unet, attention=attention_in_float32)
         if options.start is None:
             initialize(self.module, recipe.seed)
@@ -88,85 +94,75 @@ class UNetTask:
     def micro_batches(self, step: int) -> Iterator[MicroBatch]:
         """Single frames first, then clips: the last backward pass reaches every parameter."""
         for modality in ("image", "video"):
-            if size := self.recipe.batch.get(modality, 0):
+            if self.recipe.batch.get(modality, 0):
                 weight = self.recipe.options.loss_weights[modality]
-                positions = distributed.share(range(step * size, (step + 1) * size))
-                yield MicroBatch(modality, weight, self.samples(modality, positions, size))
+                frames = self.frames_at(step) if modality == "video" else 1
+                size = self.size(modality, frames)
+                mine = distributed.share(range(size))
+                yield MicroBatch(modality, weight, self.samples(modality, step, size, frames, mine))
+
+    def frames_at(self, step: int) -> int:
+        """The length of the clips of a step."""
+        lengths = self.recipe.options.lengths
+        chances = torch.tensor(list(lengths.values()))
+        drawn = torch.multinomial(chances, 1, generator=generator(self.recipe.seed, "length", step))
+        return list(lengths)[int(drawn)]
+
+    def size(self, modality: str, frames: int) -> int:
+        """How many samples of so many frames a step has: an even number, for two processes."""
+        size = self.recipe.batch[modality]
+        if modality == "image":
+            return size
+        return 2 * max(1, round(size * self.recipe.options.frames / frames / 2))
 
     def loss(self, batch: Samples) -> tuple[Tensor, dict[str, Tensor]]:
         prediction = self.config.schedule.prediction
         return denoising_losses(self.module, self.schedule, prediction, batch).mean(), {}
 
-    def samples(self, modality: str, positions: range, size: int, seed: int | None = None) -> Samples:
-        """The samples at global `positions`; `size` is that of the whole step's micro-batch."""
+    def samples(
+        self, modality: str, step: int, size: int, frames: int, mine: range, seed: int | None = None
+    ) -> Samples:
+        """The samples `mine` of all `size` of a step, of `frames` frames each."""
+        options: ShapesOptions = self.recipe.options
         seed = self.recipe.seed if seed is None else seed
-        step = positions[0] // size
-        drawn = [self._draw(modality, position, seed) for position in positions]
-        latents, images, text, weights, noise, places = zip(*drawn, strict=True)
+        rng = generator(seed, modality, step, self.device)
+        drawn = self.drawer.images(size, rng) if frames == 1 else self.drawer.videos(size, frames, rng)
+        scenes = self.data.scenes[drawn.clips]
+        latents = self.data.latents[drawn.clips[:, None], drawn.moments].transpose(1, 2).float()
+        noise = torch.randn(latents.shape, generator=rng, device=self.device)
+        has_text, weights = self._modes(size, seed, modality, step)
+        rows = torch.where(drawn.still, self.text.of_still[scenes], self.text.of_scene[scenes])
+        rows = torch.where(has_text.to(self.device, non_blocking=True), rows, self.text.empty)
+        picked = slice(mine.start, mine.stop, mine.step)
         timesteps = spread_timesteps(
-            torch.tensor(positions) % size,
+            torch.arange(size, device=self.device),
             size,
             step_offset(seed, f"{modality} timesteps", step),
-            shift=self.recipe.options.timestep_shift[modality],
+            shift=options.timestep_shift[modality],
             num_timesteps=self.config.schedule.num_timesteps,
         )
-        references = draw_references(self.config.unet, latents[0].shape[1], seed, step)
         cond = Conditioning(
-            text=self.text(list(text)),
-            image=torch.stack(images),
-            weights=torch.tensor(weights),
-            places=torch.stack(places),
+            text=self.text.table[rows[picked]],
+            image=self.data.image_tokens[drawn.clips, drawn.pictures][picked].float(),
+            weights=weights[picked],
+            places=drawn.places(options.moments, modality == "video" or options.shown.places)[picked],
         )
-        return Samples(torch.stack(latents), torch.stack(noise), timesteps, cond, references)
+        references = draw_references(self.config.unet, frames, seed, step)
+        return Samples(latents[picked], noise[picked], timesteps[picked], cond, references, self.streams)
 
-    def _draw(
-        self, modality: str, position: int, seed: int
-    ) -> tuple[Tensor, Tensor, str, tuple[float, float], Tensor, Tensor]:
-        """Latents `[c t h w]`, image tokens, caption, modality weights, noise and places `[t]` of one sample.
-
-        A single frame is shown either as a picture of its own, or as what it is: a frame at its place in a
-        clip. The second is the cheap way to learn where a word of motion puts a shape, frame by frame, and,
-        when its picture is that of any frame of the clip, to keep what a picture shows in all of them.
-        """
-        rng = generator(seed, modality, position)
-        if torch.rand((), generator=rng) < self.recipe.options.shown.centered_share:
-            index = int(self.centered[torch.randint(len(self.centered), (), generator=rng)])
-        else:
-            index = int(torch.randint(len(self.data.scenes), (), generator=rng))
-        scene = shapes.SCENES[self.data.scenes[index]]
-        latents = self.data.latents[index].float()
-        reference = int(
-            torch.randint(latents.shape[1], (), generator=rng)
-        )  # the frame that is shown as picture
-        caption = scene.caption
-        places = (torch.arange(latents.shape[1]) + 0.5) / latents.shape[1]
-        if modality == "image":
-            shown = slice(reference, reference + 1)
-            if torch.rand((), generator=rng) < self.recipe.options.shown.still_share:
-                caption = scene.still_caption
-            if caption == scene.still_caption or not self.recipe.options.shown.places:
-                places = torch.full_like(places, -1)
-            elif self.recipe.options.shown.picture_of_clip:
-                reference = int(torch.randint(latents.shape[1], (), generator=rng))
-        else:
-            stride = self.recipe.options.frame_stride
-            shown = slice(int(torch.randint(stride, (), generator=rng)), None, stride)
-        latents, places = latents[:, shown], places[shown]
-        modes = list(self.stage.modes)
-        chances = torch.tensor([self.stage.modes[mode] for mode in modes])
-        has_text, weights = modes[int(torch.multinomial(chances, 1, generator=rng))]
-        noise = torch.randn(latents.shape, generator=rng)
-        image = self.data.image_tokens[index, reference].float()
-        return latents, image, caption if has_text else features.EMPTY, weights, noise, places
+    def _modes(self, size: int, seed: int, modality: str, step: int) -> tuple[Tensor, Tensor]:
+        """Whether there is text `[b]`, and the modality weights `[b 2]`; both on the CPU, which decides."""
+        modes = draw_modes(self.stage.modes, size, seed, f"{modality} modes", step)
+        has_text, weights = zip(*modes, strict=True)
+        return torch.tensor(has_text), torch.tensor(weights)
 
     def validate(self, module: UNet) -> dict[str, float]:
         """Loss on samples that no step draws, always the same ones."""
         figures = {}
         trained, self.module = self.module, module
-        for modality in ("image", "video"):
-            size = {"image": 128, "video": 32}[modality]
-            figures[f"{modality}_loss"] = self.loss(self.samples(modality, range(size), size, seed=-1))[
-                0
-            ].item()
+        for name, size, frames in (("image", 128, 1), ("video", 32, 12), ("long", 12, 32)):
+            modality = "image" if frames == 1 else "video"
+            samples = self.samples(modality, 0, size, min(frames, self.recipe.options.moments), range(size), seed=-1)
+            figures[f"{name}_loss"] = self.loss(samples)[0].item()
         self.module = trained
         return figures

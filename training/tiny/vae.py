@@ -25,7 +25,7 @@ VALIDATION_SEED = 999_983
 class AutoencoderTask:
     """Reconstruction (L1 + squared error) and a light KL, which keeps the latents smooth for the U-Net."""
 
-    def __init__(self, recipe: Recipe, root: Path):
+    def __init__(self, recipe: Recipe, root: Path, device: torch.device | str = "cpu"):
         self.recipe = recipe
         torch.manual_seed(recipe.seed)
         self.module = Autoencoder(TINY.vae)

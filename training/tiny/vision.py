@@ -23,7 +23,7 @@ from .towers import Towers, draw_pairs, frozen_towers, zero_shot
 class VisionTask:
     """The towers of the run `start`, whose vision tower learns on."""
 
-    def __init__(self, recipe: Recipe, root: Path):
+    def __init__(self, recipe: Recipe, root: Path, device: torch.device | str = "cpu"):
         self.recipe = recipe
         torch.manual_seed(recipe.seed)
         self.module = Towers().requires_grad_(False)  # clip head and temperature start anew
