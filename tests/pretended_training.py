@@ -13,9 +13,11 @@ from unittest.mock import patch
 import torch
 from accelerator import Accelerator, accelerator
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import unset_fake_temporarily
 
 from training.saved import METADATA
 
+GENERATOR, LOAD = torch.Generator, torch.load
 PASS = 1  # the number of the backward pass: checkpointed layers run again once in each
 
 
@@ -34,6 +36,8 @@ def training_accelerator() -> Iterator[Accelerator]:
         patch("torch.cuda.is_bf16_supported", lambda: True),
         patch("torch.distributed.checkpoint.save", _write_nothing),
         patch("torch.save", lambda obj, file: None),
+        patch("torch.load", _load),
+        patch("torch.Generator", lambda device="cpu": GENERATOR()),  # there is none of that device
     ):
         yield seen
 
@@ -47,6 +51,11 @@ def _apply(module: nn.Module, move, recurse=True) -> nn.Module:
             if moved is not parameter:
                 part._parameters[name] = nn.Parameter(moved, parameter.requires_grad)
     return module
+
+
+def _load(*arguments, **options):
+    with unset_fake_temporarily():  # what lies in files is real
+        return LOAD(*arguments, **options)
 
 
 def _write_nothing(state, *, checkpoint_id: Path, **options) -> None:

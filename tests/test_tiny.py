@@ -11,6 +11,8 @@ from training.loop import train
 from training.saved import load
 from training.stages.conditions import is_image_stream
 from training.tiny import shapes
+from training.tiny.commands import recipe
+from training.tiny.draws import PICTURED
 from training.tiny.export import lineage
 from training.tiny.options import ShapesOptions, ShownOptions
 from training.tiny.recipes import RECIPES, TINY
@@ -21,14 +23,14 @@ from univid.pipeline import Clip, Sampling, generate
 from univid.presets import PRESETS
 from univid.vae import Autoencoder
 
+SMALL = {"clips": 4, "moments": 13, "lengths": {5: 0.5, 12: 0.5}}
+
 
 def short(name: str, **options):
     recipe = RECIPES[name]()
     batch = {modality: 2 for modality in recipe.batch}
     if isinstance(recipe.options, ShapesOptions):
-        recipe = dataclasses.replace(
-            recipe, options=dataclasses.replace(recipe.options, **({"clips": 4} | options))
-        )
+        recipe = dataclasses.replace(recipe, options=dataclasses.replace(recipe.options, **(SMALL | options)))
     return dataclasses.replace(recipe, steps=2, batch=batch, logs=LogsConfig())
 
 
@@ -46,14 +48,25 @@ def test_a_run_is_recorded_as_it_always_was():
     """Otherwise runs that earlier versions began could not go on: see `folder.compare`."""
     recorded = {name: RECIPES[name]().to_dict() for name in RECIPES}
     assert [recorded[name]["task"] for name in TINY] == (
-        "vae towers t2v t2v t2v adapters joint joint pictures vision steering steering".split()
+        "vae towers vision t2v t2v t2v adapters joint pictures steering steering".split()
     )
     assert recorded["tiny_vae"]["options"] == {"kl_weight": 3e-4}
     assert recorded["tiny_towers"]["options"] is None
-    assert set(recorded["tiny_whole"]["options"]) == set(
-        "preset vae towers start start_spatial_only data_seed clips frames frame_stride loss_weights "
+    assert set(recorded["tiny_steady"]["options"]) == set(
+        "preset vae towers start start_spatial_only data_seed clips moments frames lengths loss_weights "
         "timestep_shift shown".split()
     )
+
+
+def test_a_device_has_its_own_budget():
+    """256 clips and 512 single frames a step, in bfloat16."""
+    for name in TINY:
+        cpu, gpu = recipe(name, "cpu"), recipe(name, torch.device("cuda", 1))
+        assert (cpu.dtype, gpu.dtype) == ("float32", "bfloat16")
+        assert cpu.batch.keys() == gpu.batch.keys()
+        assert all(gpu.batch[modality] > size for modality, size in cpu.batch.items())
+        assert type(gpu.options) is type(cpu.options) and gpu.seed == cpu.seed
+    assert recipe("tiny_lengths", "cuda").batch == {"image": 512, "video": 256}
 
 
 def is_temporal(name: str) -> bool:
@@ -76,7 +89,7 @@ def test_single_frames_move_spatial_parameters_only(root):
         ("tiny_t2v", lambda key: not is_image_stream(key)),
         ("tiny_adapters", lambda key: key.startswith("image_projection.") or ".attn2." in key),
         ("tiny_joint", lambda key: True),
-        ("tiny_whole", lambda key: True),
+        ("tiny_steady", lambda key: True),
     ],
 )
 def test_each_stage_trains_exactly_its_parameters(root, name, allowed):
@@ -116,36 +129,75 @@ def test_a_frame_at_its_place_may_have_the_picture_of_another_frame(root):
     def pictures_that_differ(own_picture: bool) -> float:
         shown = ShownOptions(places=True, picture_of_clip=not own_picture, still_share=0.0)
         task = build(short("tiny_pictures", shown=shown), root)
-        samples = task.samples("image", range(200), 200)
-        tokens = task.data.image_tokens.float()  # [n t m d]
+        samples = task.samples("image", 0, 200, 1, range(200))
+        frames = task.data.latents.float()  # [n m c h w]
+        tokens = task.data.image_tokens.float()  # [n p k d]
         shown = [
-            (task.data.latents.float() == frame).flatten(3).all(-1).all(1).nonzero()[0].tolist()
-            for frame in samples.latents  # [c 1 h w] against [n c t h w]
+            (frames == latents[:, 0]).flatten(2).all(-1).nonzero()[0].tolist() for latents in samples.latents
         ]
+        assert {moment % PICTURED for _, moment in shown} == {0}
         return sum(
-            not torch.equal(tokens[clip, frame], image)
-            for (clip, frame), image in zip(shown, samples.cond.image, strict=True)
+            not torch.equal(tokens[clip, moment // PICTURED], image)
+            for (clip, moment), image in zip(shown, samples.cond.image, strict=True)
         ) / len(shown)
 
     assert pictures_that_differ(own_picture=True) == 0
-    assert 0.8 < pictures_that_differ(own_picture=False) < 1  # 11 of 12 frames
+    assert 0.6 < pictures_that_differ(own_picture=False) < 0.9  # 3 of 4 frames
 
 
-def test_samples_depend_on_their_position_alone(root):
-    recipe = short("tiny_joint")
-    task = build(recipe, root)
-    whole = task.samples("video", range(8, 16), 8)
-    half = task.samples("video", range(8, 16)[1::2], 8)
+def test_a_clip_is_shown_at_its_places_with_a_picture_of_it(root):
+    """Held against the clip itself, drawn and encoded by itself."""
+    task = build(short("tiny_joint"), root)
+    samples = task.samples("video", 3, 4, 5, range(4))
+    assert samples.latents.shape == (4, 4, 5, 8, 8) and samples.cond.places.shape == (4, 5)
+    for index in range(SMALL["clips"]):
+        pixels, scene = shapes.clip(index, seed=task.recipe.options.data_seed, frames=SMALL["moments"])
+        video = shapes.to_video(torch.from_numpy(pixels)[None])
+        with torch.inference_mode():
+            latents, tokens = task.vae.encode(video)[0], task.towers.vision(video[0].transpose(0, 1))
+        texts = task.text([scene.caption, ""])
+        for k in range(4):
+            moments = (samples.cond.places[k] * SMALL["moments"]).long()
+            if (samples.latents[k] - latents[:, moments]).abs().max() < 0.02:
+                assert any(torch.equal(samples.cond.text[k], text) for text in texts)
+                apart = (tokens - samples.cond.image[k]).abs().amax((1, 2))
+                assert apart.min() < 0.02 and int(apart.argmin()) % PICTURED == 0
+                break
+    else:
+        return
+    raise AssertionError("no clip of the step was found in the set")
+
+
+def test_processes_share_the_samples_of_a_step(root):
+    task = build(short("tiny_joint"), root)
+    whole = task.samples("video", 1, 8, 12, range(8))
+    half = task.samples("video", 1, 8, 12, range(8)[1::2])
     assert torch.equal(whole.latents[1::2], half.latents) and torch.equal(whole.noise[1::2], half.noise)
     assert torch.equal(whole.timesteps[1::2], half.timesteps)
     assert torch.equal(whole.cond.weights[1::2], half.cond.weights)
-    assert not torch.equal(whole.noise, task.samples("video", range(16, 24), 8).noise)
+    assert torch.equal(whole.cond.text[1::2], half.cond.text)
+    assert not torch.equal(whole.noise, task.samples("video", 2, 8, 12, range(8)).noise)
+
+
+def test_a_step_has_one_length_and_as_many_frames_as_any_other(root):
+    task = build(short("tiny_joint"), root)
+    lengths = [task.frames_at(step) for step in range(400)]
+    assert abs(lengths.count(5) / 400 - 0.5) < 0.1 and set(lengths) == {5, 12}
+    assert [task.frames_at(step) for step in range(400)] == lengths
+    task.recipe = dataclasses.replace(task.recipe, batch={"image": 3, "video": 16})
+    sizes = {frames: task.size("video", frames) for frames in (5, 12, 24, 45, 200)}
+    assert sizes == {5: 38, 12: 16, 24: 8, 45: 4, 200: 2} and task.size("image", 1) == 3
+    modality, _, samples = list(task.micro_batches(0))[1]
+    assert modality == "video" and samples.latents.shape[:3] == (
+        task.size("video", lengths[0]),
+        4,
+        lengths[0],
+    )
 
 
 def test_modes_come_in_the_stated_shares(root):
-    recipe = short("tiny_joint")
-    task = build(recipe, root)
-    cond = task.samples("video", range(1000), 1000).cond
+    task = build(short("tiny_joint"), root)
+    cond = task.samples("image", 0, 1000, 1, range(1000)).cond
     empty = (cond.text == task.text([""])).flatten(1).all(1)
     modes = [(not e, *w) for e, w in zip(empty.tolist(), cond.weights.tolist(), strict=True)]
     for mode, share in task.stage.modes.items():
@@ -184,3 +236,24 @@ def test_export_loads_and_generates(root, tmp_path):
     assert model.info["source"].endswith(" -> ".join(TINY)) and set(lineage(root, TINY[-1])) == set(TINY)
     saved = load(root / TINY[-1] / "final.pt")["ema"]
     assert torch.equal(model.unet.state_dict()["out.2.weight"], saved["out.2.weight"].half().float())
+
+
+def test_training_goes_on_from_a_checkpoint(root, tmp_path, monkeypatch):
+    """`tiny --adopt`: its weights are where the last runs start, and its history is told before theirs."""
+    shipped = tmp_path / "shipped.safetensors"
+    main(["--root", str(root), "export", "--out", str(shipped)])
+    trained = []
+    monkeypatch.setattr("training.tiny.commands.run", lambda recipe, *_: trained.append(recipe.name))
+    again = tmp_path / "again"
+    main(["--root", str(again), "tiny", "--adopt", str(shipped)])
+    assert trained == ["tiny_lengths", "tiny_steady"]
+    before = load(root / TINY[-1] / "final.pt")["ema"]
+    adopted = load(again / "tiny_pictures" / "final.pt")
+    assert all(torch.equal(adopted["ema"][key], weights.half().float()) for key, weights in before.items())
+    recipe = short("tiny_lengths")
+    train(recipe, build(recipe, again), again / "tiny_lengths", progress=False)
+    assert set(lineage(again, "tiny_lengths")) == set(TINY)
+    model = checkpoints.load(shipped)
+    video = shapes.to_video(shapes.batch(range(2), seed=0, frames=2)[0])
+    folded = build(recipe, again).vae.encode(video)
+    assert (folded - model.vae.to(torch.float32).encode(video)).abs().max() < 0.01

@@ -123,6 +123,8 @@ def recipe_of(options: argparse.Namespace, settings: list[str]) -> Recipe:
         )
     elif options.recipe == "finetune":
         recipe = recipes_univid.finetune("paper")
+    elif options.recipe in tiny.RECIPES:
+        recipe = tiny.recipe(options.recipe, options.device)
     else:
         recipe = RECIPES[options.recipe]()
     prog = f"python -m training {options.command} {recipe.name}"

@@ -14,9 +14,7 @@ def seed_for(seed: int, stream: str, position: int) -> int:
     return int.from_bytes(digest, "little") >> 1
 
 
-def generator(
-    seed: int, stream: str, position: int, device: torch.device | str = "cpu"
-) -> torch.Generator:
+def generator(seed: int, stream: str, position: int, device: torch.device | str = "cpu") -> torch.Generator:
     """A fresh generator for one purpose (`stream`: "noise", "timestep" ...) at one place of the run.
 
     `position` is the global number of the sample (or of the step, for what a whole step shares).

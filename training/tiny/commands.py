@@ -6,6 +6,8 @@ What a command needs is imported when it runs.
 import argparse
 from pathlib import Path
 
+import torch
+
 from training import distributed
 from training.config import Recipe
 from training.loop import train
@@ -41,6 +43,11 @@ def add(commands: argparse._SubParsersAction) -> None:
     gallery = commands.add_parser("gallery", help="draw samples.png and steering.png")
     gallery.add_argument("--checkpoint", type=Path, default=BUILT_IN, help="default: the built-in one")
     gallery.add_argument("--out", type=Path, required=True, help="folder")
+
+
+def recipe(name: str, device: torch.device | str) -> Recipe:
+    """The recipe of that name, with the budget for a device."""
+    return RECIPES[name](gpu=torch.device(device).type != "cpu")
 
 
 def run(recipe: Recipe, root: Path, device) -> None:
@@ -80,12 +87,12 @@ def tiny(options: argparse.Namespace, device) -> None:
         distributed.barrier()
         names = TINY[TINY.index(ADOPTED) + 1 :]
     for name in names:
-        run_missing(RECIPES[name](gpu=device.type != "cpu"), options.root, device)
+        run_missing(recipe(name, device), options.root, device)
 
 
 def ablation(options: argparse.Namespace, device) -> None:
-    for recipe in ablations().values():
-        run_missing(recipe, options.root, device)
+    for variant in ablations(gpu=device.type != "cpu").values():
+        run_missing(variant, options.root, device)
 
 
 def export(root: Path, run: str, out: Path | None) -> None:

@@ -1,7 +1,7 @@
 """Which frames of which clips a step shows, for all its samples at once.
 
 A clip of the set is known at many moments. What is shown of it is a number of them: spread over the whole
-clip, or a window at some stride, as somebody cuts a piece out of a longer video. A single frame is one moment.
+clip, or a window at some stride, as one cuts a piece out of a longer video. A single frame is one moment.
 """
 
 from dataclasses import dataclass
@@ -33,15 +33,14 @@ class Draws:
 
 
 class Drawer:
-    """Draws samples with one generator, on its device.
+    """Draws samples with generators of one device, that of `centered`.
 
     centered: the clips whose paths lead through the middle. moments: of every clip.
     """
 
     def __init__(self, shown: ShownOptions, clips: int, centered: Tensor, moments: int):
-        self.shown, self.clips, self.centered, self.moments = shown, clips, centered, moments
-        if not len(centered):
-            self.centered = torch.arange(clips, device=centered.device)
+        self.shown, self.clips, self.moments, self.device = shown, clips, moments, centered.device
+        self.centered = centered if len(centered) else torch.arange(clips, device=self.device)
 
     def images(self, size: int, rng: torch.Generator) -> Draws:
         """Single frames, shown as pictures of their own or as what they are, frames at a place in a clip.
@@ -60,7 +59,7 @@ class Drawer:
 
     def videos(self, size: int, frames: int, rng: torch.Generator) -> Draws:
         """Clips of `frames` frames."""
-        steps = torch.arange(frames, device=rng.device)
+        steps = torch.arange(frames, device=self.device)
         u = self._uniform(size, rng)[:, None]
         spread = ((steps + u) * self.moments / frames).long()
         stride = (1 + self._uniform(size, rng)[:, None] * (self.moments // frames)).long()
@@ -77,7 +76,7 @@ class Drawer:
         return torch.where(self._uniform(size, rng) < self.shown.centered_share, centered, anywhere)
 
     def _uniform(self, size: int, rng: torch.Generator) -> Tensor:
-        return torch.rand(size, generator=rng, device=rng.device)
+        return torch.rand(size, generator=rng, device=self.device)
 
     def _integers(self, high: int, size: int, rng: torch.Generator) -> Tensor:
-        return torch.randint(high, (size,), generator=rng, device=rng.device)
+        return torch.randint(high, (size,), generator=rng, device=self.device)

@@ -52,8 +52,14 @@ def export(root: Path, run: str, out: Path) -> None:
 
 
 def lineage(root: Path, run: str) -> dict[str, float]:
-    """The runs that led to this one, first to last, and the minutes that each took."""
+    """The runs that led to this one, first to last, and the minutes that each took.
+
+    What came from a checkpoint (adopt.py) is what that says of itself.
+    """
     saved = load(root / run / FINAL)
+    if (adopted := saved["recipe"].get("adopted")) is not None:
+        pairs = (pair.rpartition(" ") for pair in adopted.get("training_minutes", "").split(", "))
+        return {name: float(minutes) for name, _, minutes in pairs if name}
     options = saved["recipe"].get("options") or {}
     minutes: dict[str, float] = {}
     for parent in ("start", "vae", "towers"):

@@ -5,7 +5,7 @@ The VAE and the towers are frozen by then, so latents and caption tokens are com
 
 import hashlib
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +22,7 @@ from univid.vae import Autoencoder
 
 from . import shapes
 from .draws import PICTURED
+from .painter import Painter
 
 log = logging.getLogger(__name__)
 EMPTY = ""
@@ -30,10 +31,11 @@ BATCH = {"cpu": 4}  # clips that are encoded at a time; elsewhere more
 
 @dataclass(frozen=True)
 class Features:
-    """`n` clips at `m` moments, all on one device.
+    """`n` clips at `m` moments, on the device that trains.
 
     latents: final, `[n m 4 h w]` float16. image_tokens: of every PICTUREDth moment, `[n p k d]` float16.
-    scenes: `[n]` indices into shapes.SCENES. off: `[n]`, how far paths lead past the middle, in sides.
+    scenes: `[n]` indices into shapes.SCENES. off: `[n]`, how far paths lead past the middle, in sides, on the
+    CPU.
     """
 
     latents: Tensor
@@ -70,7 +72,8 @@ def prepare(
     found = _kept(path, clips, moments)
     if found is None:
         raise ValueError(f"{shown(path)} cannot be read, though it was just written; look at the disk.")
-    return Features(**{name: tensor.to(device) for name, tensor in vars(found).items()})
+    moved = {name: getattr(found, name).to(device) for name in ("latents", "image_tokens", "scenes")}
+    return replace(found, **moved)
 
 
 def _kept(path: Path, clips: int, moments: int) -> Features | None:
@@ -86,25 +89,26 @@ def _kept(path: Path, clips: int, moments: int) -> Features | None:
         return None
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def _compute(
     vae: Autoencoder, vision: ImageEncoder, seed: int, clips: int, moments: int, device: torch.device
 ) -> Features:
     latents, tokens, scenes, off = [], [], [], []
     order = {scene: index for index, scene in enumerate(shapes.SCENES)}
+    painter, times = Painter(device), np.linspace(0, 1, moments)
     size = BATCH.get(device.type, 64)
     for first in tqdm(range(0, clips, size), desc="features", mininterval=10):
         indices = range(first, min(first + size, clips))
-        drawn = [shapes.clip(index, seed=seed, frames=moments) for index in indices]
-        pixels = torch.from_numpy(np.stack([pixels for pixels, _ in drawn]))
-        video = shapes.to_video(pixels.to(device))
+        drawn = [shapes.scene_and_track(index, seed=seed)[:2] for index in indices]
+        scenes += [order[scene] for scene, _ in drawn]
+        off += [np.abs(track.center - 0.5).max() for _, track in drawn]
+        poses = torch.from_numpy(np.stack([track.at(times) for _, track in drawn]))
+        video = shapes.to_video(painter.paint(torch.tensor(scenes[first:]).to(device), poses.to(device)))
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type != "cpu"):
             latents.append(vae.encode(video, chunk=len(drawn) * moments).transpose(1, 2).half())
             pictures = rearrange(video[:, :, ::PICTURED], "b c t h w -> (b t) c h w")
             tokens.append(rearrange(vision(pictures).half(), "(b t) k d -> b t k d", b=len(drawn)))
-        scenes += [order[scene] for _, scene in drawn]
-        off += [np.abs(shapes.path_center(index, seed=seed) - 0.5).max() for index in indices]
-    return Features(torch.cat(latents), torch.cat(tokens), torch.tensor(scenes), torch.tensor(off))
+    return Features(torch.cat(latents), torch.cat(tokens), torch.tensor(scenes).to(device), torch.tensor(off))
 
 
 class CaptionTokens:
@@ -114,7 +118,7 @@ class CaptionTokens:
     `of_still` `[s]` and `empty`.
     """
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def __init__(self, encoder: TextEncoder, device: torch.device | str = "cpu"):
         captions = [
             EMPTY,
@@ -122,7 +126,7 @@ class CaptionTokens:
             *sorted({s.still_caption for s in shapes.SCENES}),
         ]
         self.rows = {caption: row for row, caption in enumerate(captions)}
-        self.table = encoder.to(device)(captions).float().clone()
+        self.table = encoder.to(device)(captions).float()
         self.empty = self.rows[EMPTY]
         self.of_scene, self.of_still = (
             torch.tensor([self.rows[caption(scene)] for scene in shapes.SCENES], device=device)

@@ -33,7 +33,9 @@ class ShownOptions:
     places: bool = False  # whether a single frame may be shown with its place in the clip
     picture_of_clip: bool = False  # whether such a frame's picture is one of any frame of its clip
     still_share: float = 0.5  # of single frames whose caption leaves out the motion
-    whole_share: float = 0.8  # of clips that are spread over all of their source; the others are windows of it
+    whole_share: float = (
+        0.8  # of clips that are spread over all of their source; the others are windows of it
+    )
     centered_share: float = 0.0  # of samples whose path leads through the middle ...
     centered_within: float = 0.08  # ... by this many sides
 

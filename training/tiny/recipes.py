@@ -125,12 +125,12 @@ def tiny_lengths(gpu: bool = False) -> Recipe:
     )  # fmt: skip
 
 
-def tiny_whole(gpu: bool = False) -> Recipe:
+def tiny_steady(gpu: bool = False) -> Recipe:
     """The end: the same, ever more slowly."""
     budget = Budget(1000, 1.5e-3, image=512, video=256) if gpu else Budget(1500, 6e-4, image=32, video=16)
     return _unet(
-        "tiny_whole", gpu, budget, stage=Steering, start="tiny_lengths", seed=15, lengths=ANY, warmup_steps=1,
-        **PICTURED,
+        "tiny_steady", gpu, budget, stage=Steering, start="tiny_lengths", seed=15, lengths=ANY,
+        warmup_steps=1, **PICTURED,
     )  # fmt: skip
 
 
@@ -206,7 +206,7 @@ def _recipe(
 
 _BUILT_IN = (
     tiny_vae, tiny_towers, tiny_vision, tiny_images, tiny_places, tiny_t2v, tiny_adapters, tiny_joint,
-    tiny_pictures, tiny_lengths, tiny_whole,
+    tiny_pictures, tiny_lengths, tiny_steady,
 )  # fmt: skip
 TINY = tuple(recipe.__name__ for recipe in _BUILT_IN)  # the built-in model, in this order
 

@@ -90,6 +90,11 @@ class Track:
     start: np.ndarray
     end: np.ndarray
 
+    @property
+    def center(self) -> np.ndarray:
+        """The middle `(x, y)` of the path."""
+        return (self.start + self.end)[:2] / 2
+
     def at(self, times: np.ndarray) -> np.ndarray:
         """Centres and radii `[t 3]` at `times` `[t]`, 0 = first frame, 1 = last frame."""
         return self.start + times[:, None] * (self.end - self.start)
@@ -148,16 +153,14 @@ def draw(scene: Scene, rng: np.random.Generator, frames: int, size: int) -> np.n
     return render(scene, random_track(scene, rng).at(np.linspace(0, 1, frames)), size)
 
 
-def _pick(index: int, seed: int, scenes: Sequence[Scene] | None) -> tuple[Scene, np.random.Generator]:
+def scene_and_track(
+    index: int, *, seed: int, scenes: Sequence[Scene] | None = None
+) -> tuple[Scene, Track, np.random.Generator]:
+    """What `clip` with the same arguments shows, and the generator after that."""
     rng = np.random.default_rng([seed, index])
     scenes = SEEN_SCENES if scenes is None else scenes
-    return scenes[rng.integers(len(scenes))], rng
-
-
-def path_center(index: int, *, seed: int, scenes: Sequence[Scene] | None = None) -> np.ndarray:
-    """The middle `(x, y)` of the shape's path in `clip` with the same arguments."""
-    track = random_track(*_pick(index, seed, scenes))
-    return (track.start + track.end)[:2] / 2
+    scene = scenes[rng.integers(len(scenes))]
+    return scene, random_track(scene, rng), rng
 
 
 def clip(
@@ -167,16 +170,15 @@ def clip(
 
     scenes: what to draw from; None = SEEN_SCENES, so that nothing held out is trained on by accident.
     """
-    scene, rng = _pick(index, seed, scenes)
-    return draw(scene, rng, frames, size), scene
+    scene, track, _ = scene_and_track(index, seed=seed, scenes=scenes)
+    return render(scene, track.at(np.linspace(0, 1, frames)), size), scene
 
 
 def image(
     index: int, *, seed: int, frames: int = 12, size: int = 64, scenes: Sequence[Scene] | None = None
 ) -> tuple[np.ndarray, Scene]:
     """One frame, at a random time, of `clip` with the same arguments: uint8 `[h w 3]` and its scene."""
-    scene, rng = _pick(index, seed, scenes)
-    track = random_track(scene, rng)
+    scene, track, rng = scene_and_track(index, seed=seed, scenes=scenes)
     return render(scene, track.at(rng.choice(np.linspace(0, 1, frames), 1)), size)[0], scene
 
 

@@ -68,7 +68,7 @@ class UNetTask:
             root, self.vae, self.towers.vision, seed=options.data_seed, clips=options.clips,
             moments=options.moments, device=device,
         )  # fmt: skip
-        centered = (self.data.off < options.shown.centered_within).nonzero()[:, 0]
+        centered = (self.data.off < options.shown.centered_within).nonzero()[:, 0].to(device)
         self.drawer = Drawer(options.shown, options.clips, centered, options.moments)
         self.module = UNet(self.config.unet, attention=attention_in_float32)
         if options.start is None:
@@ -162,7 +162,9 @@ class UNetTask:
         trained, self.module = self.module, module
         for name, size, frames in (("image", 128, 1), ("video", 32, 12), ("long", 12, 32)):
             modality = "image" if frames == 1 else "video"
-            samples = self.samples(modality, 0, size, min(frames, self.recipe.options.moments), range(size), seed=-1)
+            samples = self.samples(
+                modality, 0, size, min(frames, self.recipe.options.moments), range(size), seed=-1
+            )
             figures[f"{name}_loss"] = self.loss(samples)[0].item()
         self.module = trained
         return figures

@@ -17,6 +17,7 @@ from univid.presets import TINY
 from univid.vae import Autoencoder
 
 from . import shapes
+from .painter import Painter
 from .scorer import agreement, read
 
 VALIDATION_SEED = 999_983
@@ -29,19 +30,28 @@ class AutoencoderTask:
         self.recipe = recipe
         torch.manual_seed(recipe.seed)
         self.module = Autoencoder(TINY.vae)
+        self.painter = Painter(device)
 
     def parameter_groups(self) -> list[dict]:
         return [{"name": "vae", "params": list(self.module.parameters())}]
 
     def micro_batches(self, step: int) -> Iterator[MicroBatch]:
+        """Single frames, with the noise of their latents' posterior."""
         size = self.recipe.batch["image"]
-        yield MicroBatch("image", 1.0, share(range(step * size, (step + 1) * size)))
+        rng = generator(self.recipe.seed, "frames", step, self.painter.device)
+        scenes = torch.randint(len(self.painter.all), (size,), generator=rng, device=self.painter.device)
+        times = torch.rand(size, 1, generator=rng, device=self.painter.device)
+        images = self.painter.videos(scenes, times, rng)[:, :, 0]
+        config = self.module.config
+        shrunk = [side // 2 ** (len(config.channel_mult) - 1) for side in images.shape[2:]]
+        noise = torch.randn(size, config.latent_channels, *shrunk, generator=rng, device=self.painter.device)
+        mine = share(range(size))
+        picked = slice(mine.start, mine.stop, mine.step)
+        yield MicroBatch("image", 1.0, (images[picked], noise[picked]))
 
-    def loss(self, batch: range) -> tuple[Tensor, dict[str, Tensor]]:
-        frames, _ = shapes.batch(batch, seed=self.recipe.seed, scenes=shapes.SCENES, stills=True)
-        images = rearrange(shapes.to_video(frames), "b c 1 h w -> b c h w")
+    def loss(self, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        images, noise = batch
         mean, logvar = self.module.encode_moments(images)
-        noise = torch.randn(mean.shape, generator=generator(self.recipe.seed, "posterior", batch[0]))
         latents = mean + (logvar / 2).exp() * noise
         error = self.module.decode_images(self.module.config.scale * latents).float() - images
         # The plain background fills nine tenths of a frame; the shape, which is saturated, has to count.
@@ -59,12 +69,13 @@ class AutoencoderTask:
 def reconstruction_figures(vae: Autoencoder, clips: int) -> dict[str, float]:
     """PSNR (dB) and the scorer's agreement, over the words, on reconstructions of true clips."""
     squared, right = 0.0, []
+    device = next(vae.parameters()).device
     for index in range(clips):
         truth, scene = shapes.clip(index, seed=VALIDATION_SEED, scenes=shapes.SCENES)
-        video = shapes.to_video(torch.from_numpy(truth)[None])
+        video = shapes.to_video(torch.from_numpy(truth)[None].to(device))
         decoded = vae.decode(vae.encode(video)).clamp(-1, 1)
         squared += (decoded - video).square().mean().item() / 4 / clips
-        pixels = rearrange(decoded, "1 c t h w -> t h w c").add(1).mul(127.5).round().byte().numpy()
+        pixels = rearrange(decoded, "1 c t h w -> t h w c").add(1).mul(127.5).round().byte().cpu().numpy()
         right.append(agreement(read(pixels), scene))
     words = {word: sum(r[word] for r in right) / clips for word in right[0]}
     return {"psnr": -10 * math.log10(squared)} | words
