@@ -34,13 +34,14 @@ def perfect(model, row, asked, seed):
     """True clips of what was asked, the very ones that the pictures are frames of. Untrained: noise."""
     if row.control == "untrained":
         return np.random.default_rng(seed).integers(0, 256, (len(asked), 12, 64, 64, 3), np.uint8)
+    frames = row.frames or PROFILE.frames
     clips = []
     for index, one in enumerate(asked, start=seed - row.seed):
         rng = np.random.default_rng([row.seed, index])
         scene = one.text
         if one.shown and row.weights[1] > row.weights[0] / 2:
             scene = one.shown
-        clips.append(shapes.draw(scene, rng, PROFILE.frames, PROFILE.height))
+        clips.append(shapes.draw(scene, rng, frames, PROFILE.height))
     return np.stack(clips)
 
 
@@ -76,8 +77,13 @@ def test_mean_covers_the_truth():
 
 def test_protocol():
     assert PROTOCOL["clips"] >= 200
-    scored = [row for row in ROWS.values() if row.group != "steering" and row.control is None]
+    scored = [r for r in ROWS.values() if r.group not in ("steering", "lengths") and r.control is None]
     assert len({row.seed for row in scored}) == len(scored)
+    longer = [row for row in ROWS.values() if row.group == "lengths"]
+    assert {row.frames for row in longer} == {24, 32, 48}
+    for row in longer:
+        same = ("given", "scenes", "weights", "seed")
+        assert all(getattr(row, field) == getattr(ROWS[row.like], field) for field in same)
     steering = [row for row in ROWS.values() if row.group == "steering"]
     assert [row.weights for row in steering][::4] == [[1, 0], [0, 1]] and len(
         {row.seed for row in steering}
@@ -119,10 +125,11 @@ def test_perfect_clips_meet_every_goal(full_size, tmp_path, monkeypatch):
             assert figures["text_all"]["value"] <= 0.05
     assert result["rows"]["I2V"]["figures"]["near"]["value"] == 1
     assert result["ablation"]["all"]["steadiness"]["value"] == 1
+    assert result["ablation"]["all"]["text_motion_32"]["value"] == 1
     assert json.loads((tmp_path / "figures.json").read_text()) == json.loads(json.dumps(result))
     first = result["rows"][T2V]["clips"][0]
     assert first["text"] == first["seen"] == conditions(ROWS[T2V], range(1), PROFILE)[0].text.caption
-    assert "Goals met: 18 of 18." in readme and "| T2V, seen | 100.0 [86.2, 100.0] |" in readme
+    assert "Goals met: 34 of 34." in readme and "| T2V, seen | 100.0 [86.2, 100.0] |" in readme
 
 
 def test_only_what_is_between_the_markers_changes(full_size, tmp_path, monkeypatch):
@@ -130,14 +137,15 @@ def test_only_what_is_between_the_markers_changes(full_size, tmp_path, monkeypat
     before, after = README.split("old\n")
     assert readme.startswith(before) and readme.endswith(after) and "old\n" not in readme
     rows = [line for line in readme.splitlines() if line.startswith("|")]
-    assert len(rows) == len(ROWS) + 2 * 3 and "fp32 on cpu" in readme
+    assert len(rows) == len(ROWS) + 2 * 4 and "fp32 on cpu" in readme
     evaluate(full_size, out=tmp_path / "figures.json", readme=tmp_path / "README.md", clips=2)
     assert (tmp_path / "README.md").read_bytes().decode() == readme
 
 
 def test_still_clips_miss_motion_alone(full_size, tmp_path, monkeypatch):
     def still(*arguments):
-        return np.repeat(perfect(*arguments)[:, :1], PROFILE.frames, axis=1)
+        clips = perfect(*arguments)
+        return np.repeat(clips[:, :1], clips.shape[1], axis=1)
 
     result, readme = run(full_size, tmp_path, monkeypatch, still, clips=24)
     figures = result["rows"][T2V]["figures"]
@@ -148,6 +156,33 @@ def test_still_clips_miss_motion_alone(full_size, tmp_path, monkeypatch):
         "I2V: position", "(T+I)2V: picture and motion",
     ]  # fmt: skip
     assert "Missed: T2V, seen: motion of the text 0.0 (goal >= 95);" in readme
+
+
+def test_flashes_are_seen_at_the_lengths_that_have_them(full_size, tmp_path, monkeypatch):
+    def flashing(model, row, asked, seed):
+        clips = perfect(model, row, asked, seed)
+        if row.name == "I2V, 24 frames":
+            clips[:, 7] = 255 - clips[:, 7]
+        return clips
+
+    result, readme = run(full_size, tmp_path, monkeypatch, flashing, clips=12)
+    assert missed(result) == ["I2V, 24 frames: consistency", "I2V, 24 frames: change between neighbours"]
+    plain, flash = (result["rows"][name]["figures"]["change"] for name in ("I2V", "I2V, 24 frames"))
+    assert 1 < plain["low"] <= plain["value"] <= plain["high"] < 20 < 2 * plain["high"] < flash["low"]
+    assert f"{flash['value']:.1f}" in readme
+
+
+def test_change_is_the_largest_of_a_clip():
+    clip = np.zeros((4, 32, 32, 3), np.uint8)
+    clip[2, :16] = 100  # and back: half the pixels by 100
+    assert read(clip).change == pytest.approx(50) and read(clip[:1]).change == 0
+
+
+def test_median_covers_the_truth():
+    rng = np.random.default_rng(0)
+    figures = [table.median(rng.exponential(1, 100)) for _ in range(400)]
+    assert 0.9 < np.mean([figure["low"] <= np.log(2) <= figure["high"] for figure in figures]) < 0.99
+    assert table.median([3.0]) == {"value": 3.0, "low": 3.0, "high": 3.0}
 
 
 def test_steering_backwards_is_seen(full_size, tmp_path, monkeypatch):
@@ -204,9 +239,12 @@ def test_random_weights_end_to_end(small_checkpoint, tmp_path):
     result, readme = run(small_checkpoint, tmp_path, clips=4, ablation={"full": small_checkpoint})
     again, same = run(small_checkpoint, tmp_path, clips=4, ablation={"full": small_checkpoint})
     assert result == again and readme == same
-    assert result["ablation"]["full"] == result["rows"][T2V]["figures"]
+    short, long = (result["rows"][name]["figures"] for name in (T2V, "T2V, 32 frames"))
+    assert result["ablation"]["full"] == short | {f"{name}_32": figure for name, figure in long.items()}
     for row in result["rows"].values():
-        assert all(0 <= f["low"] <= f["value"] <= f["high"] <= 1 for f in row["figures"].values())
+        for name, figure in row["figures"].items():
+            most = 255 if name == "change" else 1
+            assert 0 <= figure["low"] <= figure["value"] <= figure["high"] <= most
     assert missed(result) and "Missed" in readme
     half, caption = run(small_checkpoint, tmp_path, clips=1, machine=Machine(dtype="bf16"))
     assert half["rows"].keys() == result["rows"].keys() and "bf16 on cpu" in caption

@@ -25,7 +25,7 @@ from univid.dtypes import DTYPES, dtype_of
 from univid.files.output import new_file
 from univid.initialization import initialize
 from univid.model import UniVid
-from univid.pipeline import generate, profile_guider
+from univid.pipeline import Clip, generate, profile_guider
 from univid.video import to_uint8
 
 from . import shapes, table
@@ -36,7 +36,8 @@ SCENES = {"seen": shapes.SEEN_SCENES, "held_out": shapes.HELD_OUT_SCENES}
 CONTENT = ("color", "shape", "background")  # what a picture can show
 NEAR = 0.08  # sides, between the picture's position and a clip's nearest frame
 SLACK = 0.05  # how far steering may go back on its way
-T2V = "T2V, seen"
+CALM = 1.5  # times the change between neighbours that clips of the profile's length have: the most elsewhere
+T2V, T2V_LONG = "T2V, seen", f"T2V, {table.LONG} frames"
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,8 @@ class Row:
 
     given: "text"; "picture", with the empty text; "both", a frame of a clip of the text's scene; "conflict",
         a picture whose colour, shape and background all differ from the text's.
-    weights: (lambda_t, lambda_v).
+    weights: (lambda_t, lambda_v). frames: of its clips; None = as many as the profile has.
+    like: the row that it repeats at another length, where neighbouring frames may hardly change more.
     control: "untrained", a U-Net as training starts from; "shuffled", the clips of the row T2V, each scored
         against the caption of the next one; None.
     at_least, at_most: the goals, bounds of figures.
@@ -57,6 +59,8 @@ class Row:
     scenes: str
     weights: tuple[float, float]
     seed: int
+    frames: int | None
+    like: str | None
     control: str | None
     at_least: Mapping[str, float]
     at_most: Mapping[str, float]
@@ -80,7 +84,7 @@ class Condition:
 
 def conditions(row: Row, indices: range, profile: SamplingProfile) -> list[Condition]:
     """What the clips `indices` of a row are asked for."""
-    return [_condition(row, index, profile.frames, profile.height) for index in indices]
+    return [_condition(row, index, row.frames or profile.frames, profile.height) for index in indices]
 
 
 def _condition(row: Row, index: int, frames: int, size: int) -> Condition:
@@ -100,6 +104,7 @@ def _condition(row: Row, index: int, frames: int, size: int) -> Condition:
 def make_clips(model: UniVid, row: Row, asked: Sequence[Condition], seed: int) -> np.ndarray:
     """The model's clips uint8 `[b t h w 3]` by its own profile; clip i starts from the noise of seed + i."""
     text_weight, image_weight = row.weights
+    length = {"clip": Clip(frames=row.frames)} if row.frames else {}
     pictures = None
     if row.given != "text":
         stacked = torch.from_numpy(np.stack([c.picture for c in asked]))
@@ -112,6 +117,7 @@ def make_clips(model: UniVid, row: Row, asked: Sequence[Condition], seed: int) -
             text_weight=text_weight,
             image_weight=image_weight,
             seed=seed,
+            **length,
         )
     return np.stack([to_uint8(clip) for clip in video.split(1)])
 
@@ -133,6 +139,7 @@ def marks(asked: Condition, reading: Reading) -> dict[str, float]:
         "found": reading.found,
         "moves": reading.moves,
         "steadiness": reading.steadiness,
+        "change": reading.change,
     }
     for name, scene in (("text", asked.text), ("picture", asked.shown)):
         if scene is not None:
@@ -148,10 +155,10 @@ def marks(asked: Condition, reading: Reading) -> dict[str, float]:
 
 
 def score(asked: Sequence[Condition], readings: Sequence[Reading]) -> dict[str, dict[str, float]]:
-    """Value and 95 % interval of every mark over the clips of a row."""
+    """Value and 95 % interval of every mark over the clips of a row: shares, a mean, a median."""
     rows = [marks(one, reading) for one, reading in zip(asked, readings, strict=True)]
-    figures = {name: table.share([row[name] for row in rows]) for name in rows[0]}
-    return figures | {"steadiness": table.mean([row["steadiness"] for row in rows])}
+    kinds = {"steadiness": table.mean, "change": table.median}
+    return {name: kinds.get(name, table.share)([row[name] for row in rows]) for name in rows[0]}
 
 
 @dataclass(frozen=True)
@@ -177,7 +184,7 @@ def evaluate(
     Args:
         checkpoint: a native checkpoint, or "built-in".
         clips: a row.
-        ablation: name -> checkpoint trained for one equal budget; each is scored on the row T2V.
+        ablation: name -> checkpoint trained for one equal budget; each is scored on T2V and T2V_LONG.
 
     Returns:
         What `out` holds: rows, ablation, and checks, the goals met and missed.
@@ -200,7 +207,8 @@ def evaluate(
     profile = model.profile
 
     made = [row for row in ROWS.values() if row.control != "shuffled"]
-    tasks = [(str(checkpoint), row) for row in made] + [(str(path), ROWS[T2V]) for path in ablation.values()]
+    tasks = [(str(checkpoint), row) for row in made]
+    tasks += [(str(path), ROWS[name]) for path in ablation.values() for name in (T2V, T2V_LONG)]
     readings = _run(tasks, clips, machine)
     by_name = dict(zip((row.name for row in made), readings, strict=False))
     rows = {}
@@ -209,7 +217,11 @@ def evaluate(
         if row.control == "shuffled":
             asked = asked[1:] + asked[:1]
         rows[name] = _entry(row, asked, by_name.get(name, by_name[T2V]))
-    scores = [score(conditions(ROWS[T2V], range(clips), profile), each) for each in readings[len(made) :]]
+    short, long = (
+        [score(conditions(ROWS[name], range(clips), profile), each) for each in readings[len(made) + k :: 2]]
+        for k, name in enumerate((T2V, T2V_LONG))
+    )
+    scores = [a | {f"{name}_{table.LONG}": b[name] for name in b} for a, b in zip(short, long, strict=True)]
     result = {
         "checkpoint": Path(checkpoint).name,
         "settings": (
@@ -240,9 +252,9 @@ def checks(rows: Mapping[str, dict]) -> list[dict]:
     earlier one.
     """
 
-    def check(what: str, value: float, sign: str, bound: float) -> dict:
+    def check(what: str, value: float, sign: str, bound: float, unit: int = 100) -> dict:
         met = value >= bound if sign == ">=" else value <= bound
-        return {"what": what, "value": value, "sign": sign, "bound": bound, "met": met}
+        return {"what": what, "value": value, "sign": sign, "bound": bound, "met": met, "unit": unit}
 
     found = [
         check(f"{row.name}: {table.COLUMNS[figure]}", rows[row.name]["figures"][figure]["value"], sign, bound)
@@ -250,6 +262,11 @@ def checks(rows: Mapping[str, dict]) -> list[dict]:
         for sign, bounds in ((">=", row.at_least), ("<=", row.at_most))
         for figure, bound in bounds.items()
     ]
+    change = {name: rows[name]["figures"]["change"]["value"] for name in ROWS}
+    for row in ROWS.values():
+        if row.like is not None:
+            most = CALM * change[row.like]
+            found.append(check(f"{row.name}: {table.CHANGE}", change[row.name], "<=", most, unit=1))
     steering = [rows[name]["figures"] for name, row in ROWS.items() if row.group == "steering"]
     falling = [figures["text_content"]["value"] for figures in steering]
     rising = [figures["picture_content"]["value"] for figures in steering]

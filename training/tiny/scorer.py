@@ -32,6 +32,7 @@ class Reading:
     steadiness: share of neighbouring frames, 0..1, in which colour and shape agree and centre and radius lie
         on one straight line in time.
     jitter: mean distance of the centre from that line. flicker: mean change of the colour (RGB, 0..1).
+    change: the largest mean absolute difference of two neighbouring frames, in levels of 0..255.
     positions: centres (x, y) `[t 2]`, nan where a frame shows nothing.
     radii: of a circle of equal area `[t]`, nan where a frame shows nothing.
     """
@@ -45,6 +46,7 @@ class Reading:
     steadiness: float
     jitter: float
     flicker: float
+    change: float
     positions: np.ndarray
     radii: np.ndarray
 
@@ -66,8 +68,9 @@ def read(video: np.ndarray) -> Reading:
 
     positions = np.where(seen[:, None], positions, np.nan)
     radii = np.where(seen, np.sqrt(areas / np.pi), np.nan)
+    change = float(255 * np.abs(np.diff(pixels, axis=0)).mean((1, 2, 3)).max(initial=0))
     if seen.mean() < MIN_FRAMES:
-        return Reading(False, None, None, None, None, False, 0.0, np.nan, np.nan, positions, radii)
+        return Reading(False, None, None, None, None, False, 0.0, np.nan, np.nan, change, positions, radii)
 
     center_line, radius_line = _line(positions, seen), _line(radii[:, None], seen)
     travel = center_line[-1] - center_line[0]
@@ -90,6 +93,7 @@ def read(video: np.ndarray) -> Reading:
         steadiness=float(np.mean(pairs)) if pairs else 1.0,
         jitter=float(np.nanmean(off_center)),
         flicker=float(changes.mean()) if len(changes) else 0.0,
+        change=change,
         positions=positions,
         radii=radii,
     )

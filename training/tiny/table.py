@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+CHANGE = "change between neighbours"
 BEGIN, END = "<!-- evaluation:begin -->", "<!-- evaluation:end -->"
 Z = 1.959964  # 95 % of a normal distribution lie within
 
@@ -22,11 +23,14 @@ COLUMNS = {
     "moves": "moves",
     "near": "position",
     "steadiness": "consistency",
+    "change": CHANGE,
 }
+LONG = 32  # frames of the ablation's second half
+COLUMNS |= {f"{name}_{LONG}": f"{COLUMNS[name]}, {LONG} frames" for name in ("steadiness", "text_motion")}
 TABLES = {  # group: (what the rows are, columns)
     "t2v": (
         "text to video",
-        ("text_color", "text_shape", "text_background", "text_motion", "text_all", "steadiness"),
+        ("text_color", "text_shape", "text_background", "text_motion", "text_all", "steadiness", "change"),
     ),
     "picture": (
         "with a picture",
@@ -39,15 +43,21 @@ TABLES = {  # group: (what the rows are, columns)
             "moves",
             "near",
             "steadiness",
+            "change",
         ),
     ),
     "steering": ("text and picture in conflict", ("text_content", "picture_content", "text_motion", "moves")),
-    "ablation": ("one equal, shorter budget", ("steadiness", "text_motion")),
+    "lengths": ("clips of other lengths", ("steadiness", "text_motion", "moves", "change")),
+    "ablation": (
+        "one equal, shorter budget",
+        ("steadiness", "text_motion", f"steadiness_{LONG}", f"text_motion_{LONG}"),
+    ),
 }
-LEGEND = """In percent, with 95 % intervals (Wilson's; for consistency, a mean, the normal one).
+LEGEND = """In percent but for the change, with 95 % intervals (Wilson's; the normal one for consistency's mean).
 A clip in which the scorer finds nothing counts as wrong. Position: in some frame within {near} sides of the
 picture's. Agrees: colour, shape and background at once. Consistency: share of neighbouring frames that agree
-in colour and shape and lie on one steady track."""
+in colour and shape and lie on one steady track. Change between neighbours: the mean absolute difference of
+two neighbouring frames where it is largest in a clip, in levels of 0 to 255, the median over clips."""
 
 
 def share(hits: Sequence[bool]) -> dict[str, float]:
@@ -63,6 +73,13 @@ def mean(values: Sequence[float]) -> dict[str, float]:
     value = float(np.mean(values))
     half = Z * float(np.std(values)) / max(1, len(values) - 1) ** 0.5
     return {"value": value, "low": max(0.0, value - half), "high": min(1.0, value + half)}
+
+
+def median(values: Sequence[float]) -> dict[str, float]:
+    """Median and its 95 % interval, by the ranks between which the true one lies."""
+    ranked, half = np.sort(values), Z * len(values) ** 0.5 / 2
+    low, high = max(0, int(len(ranked) / 2 - half)), min(len(ranked) - 1, int(len(ranked) / 2 + half))
+    return {"value": float(np.median(ranked)), "low": float(ranked[low]), "high": float(ranked[high])}
 
 
 def markdown(result: Mapping) -> str:
@@ -82,7 +99,8 @@ def markdown(result: Mapping) -> str:
 def goals(checks: Sequence[Mapping]) -> str:
     """One line on the goals, which names every one that is missed."""
     missed = [
-        f"{check['what']} {100 * check['value']:.1f} (goal {check['sign']} {100 * check['bound']:g})"
+        f"{check['what']} {check['unit'] * check['value']:.1f} (goal {check['sign']} "
+        f"{check['unit'] * check['bound']:g})"
         for check in checks
         if not check["met"]
     ]
@@ -105,12 +123,15 @@ def replace_between(text: str, content: str) -> str:
 
 def _table(title: str, columns: Sequence[str], rows: Mapping[str, Mapping]) -> str:
     lines = [[title, *(COLUMNS[column] for column in columns)], ["---"] + ["---:"] * len(columns)]
-    lines += [[name, *(_cell(figures.get(column)) for column in columns)] for name, figures in rows.items()]
+    lines += [
+        [name, *(_cell(figures.get(column), 1 if column == "change" else 100) for column in columns)]
+        for name, figures in rows.items()
+    ]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _cell(figure: Mapping[str, float] | None) -> str:
+def _cell(figure: Mapping[str, float] | None, factor: float) -> str:
     if figure is None:
         return ""
-    value, low, high = (100 * figure[key] for key in ("value", "low", "high"))
+    value, low, high = (factor * figure[key] for key in ("value", "low", "high"))
     return f"{value:.1f} [{low:.1f}, {high:.1f}]"
