@@ -1,6 +1,7 @@
 """`python -m tests.host [pytest arguments]`: the pack's tests on every ComfyUI; the last line says which.
 
-HOSTS=ends leaves of several the newest and the oldest that the pack supports. JOBS of them run at a time.
+HOSTS=ends leaves of several the newest and the oldest that the pack supports. Each has two processes, one
+of them for the long files; JOBS of all run at a time.
 
 On the newest of them, `python -m tests.host bench` measures instead what it adds to the library's sampling
 time, `python -m tests.host locales [LANGUAGE]` writes the nodes' texts, see translations.py, and
@@ -20,6 +21,11 @@ from .hosts import FLOOR, find_hosts
 
 FOLDER = Path(__file__).parent
 NOTHING_COLLECTED = 5  # pytest's exit status, for instance with -k
+LONG = [str(FOLDER / name) for name in ("test_browser.py", "test_browser_pages.py", "test_sampler_table.py")]
+PARTS = {  # pytest's arguments; the longer part first
+    "": [str(FOLDER), *(f"--ignore={name}" for name in LONG)],
+    " long": LONG,
+}
 SCRIPTS = {  # what runs on the newest host instead
     "bench": "bench.py",
     "locales": "translations.py",
@@ -48,19 +54,21 @@ def main() -> int:
             results.append(f"!!! NONE OF THEM IS ComfyUI {floor}: THE OLDEST SUPPORTED WAS NOT TESTED !!!")
     for host in hosts:
         print(f"{host} in {host.root}: {host.python}", flush=True)  # may take packages first
+    jobs = [(host, part) for part in PARTS for host in hosts if host.supported or not part]
     with ThreadPoolExecutor(int(os.environ.get("JOBS", 1))) as pool:
-        for host, (status, summary) in zip(hosts, pool.map(run_tests, hosts), strict=True):
+        done = pool.map(lambda job: run_tests(*job), jobs)
+        for (host, part), (status, summary) in zip(jobs, done, strict=True):
             failed |= status not in (0, NOTHING_COLLECTED)
-            results.append(f"{host.version}: {summary}")
+            results.append(f"{host.version}{part}: {summary}")
     if not any(host.supported for host in hosts):
         results.append(f"!!! NONE OF THEM IS ComfyUI {floor} OR NEWER: THE NODES WERE NOT TESTED !!!")
     print(f"\nhost tests {'FAILED' if failed else 'passed'}: " + "; ".join(results))
     return int(failed)
 
 
-def run_tests(host) -> tuple[int, str]:
+def run_tests(host, part: str) -> tuple[int, str]:
     """pytest's exit status and its last line; each line is shown as it comes, behind the host's version."""
-    command = [host.python, "-m", "pytest", "-c", FOLDER / "pytest.ini", FOLDER, "-q", *sys.argv[1:]]
+    command = [host.python, "-m", "pytest", "-c", FOLDER / "pytest.ini", *PARTS[part], "-q", *sys.argv[1:]]
     environment = {**os.environ, "UNIVID_HOST": str(host.root)}
     environment.pop("PYTHONPATH", None)
     line = ""
@@ -72,7 +80,7 @@ def run_tests(host) -> tuple[int, str]:
         ) as run,
     ):  # fmt: skip
         for line in run.stdout:
-            print(f"{host.version}: {line}", end="", flush=True)
+            print(f"{host.version}{part}: {line}", end="", flush=True)
     return run.returncode, line.strip("= \n")
 
 

@@ -53,7 +53,7 @@ TABLES = {  # group: (what the rows are, columns)
         ("steadiness", "text_motion", f"steadiness_{LONG}", f"text_motion_{LONG}"),
     ),
 }
-LEGEND = """In percent but for the change, with 95 % intervals (Wilson's; the normal one for consistency's mean).
+LEGEND = """In percent but for the change, with 95 % intervals (Wilson's, and the normal one for consistency).
 A clip in which the scorer finds nothing counts as wrong. Position: in some frame within {near} sides of the
 picture's. Agrees: colour, shape and background at once. Consistency: share of neighbouring frames that agree
 in colour and shape and lie on one steady track. Change between neighbours: the mean absolute difference of
