@@ -53,7 +53,7 @@ def test_a_run_is_recorded_as_it_always_was():
     assert recorded["tiny_vae"]["options"] == {"kl_weight": 3e-4}
     assert recorded["tiny_towers"]["options"] is None
     assert set(recorded["tiny_steady"]["options"]) == set(
-        "preset vae towers start start_spatial_only data_seed clips moments frames lengths loss_weights "
+        "preset vae towers start start_spatial_only data_seed clips moments lengths loss_weights "
         "timestep_shift shown".split()
     )
 

@@ -8,6 +8,8 @@ from training.config import Options
 from training.options import check_shift
 from training.stages.conditions import Stage
 
+COUNTED = 12  # frames of the clips that a batch counts; of another length a step has as many frames in all
+
 
 @dataclass(frozen=True)
 class VaeOptions(Options):
@@ -54,15 +56,14 @@ class ShapesOptions(Options):
     data_seed: int
     clips: int  # of the set `data_seed`, each with so many moments
     moments: int
-    frames: int  # of the clips that the batch counts; of other lengths a step has as many frames in all
     lengths: Mapping[int, float]  # frames of a step's clips, and how often
     loss_weights: Mapping[str, float]  # by modality
     timestep_shift: Mapping[str, float]  # above 1: towards noise
     shown: ShownOptions
 
     def __post_init__(self):
-        if min(self.clips, self.frames) < 1:
-            raise ValueError(f"clips and frames must be at least 1, got {self.clips} and {self.frames}.")
+        if self.clips < 1:
+            raise ValueError(f"clips must be at least 1, got {self.clips}.")
         if not self.lengths or not all(1 < frames <= self.moments for frames in self.lengths):
             raise ValueError(
                 f"lengths must be frames from 2 to the {self.moments} moments, got {dict(self.lengths)}."

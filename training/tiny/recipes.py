@@ -9,11 +9,10 @@ from functools import partial
 
 from training.config import LogsConfig, OptimConfig, Options, Recipe
 
-from .options import ShapesOptions, ShownOptions, TowersOptions, VaeOptions, VisionOptions
+from .options import COUNTED, ShapesOptions, ShownOptions, TowersOptions, VaeOptions, VisionOptions
 from .stages import Adapters, Joint, Pictures, Steering, TextToVideo
 from .variants import ABLATIONS
 
-CLIP = 12  # frames of the clips that a batch counts
 SHORT = {5: 0.2, 8: 0.5, 12: 0.3}  # most of what a clip is can be learned from few frames, at half the cost
 ANY = {5: 0.05, 8: 0.1, 12: 0.4, 16: 0.1, 24: 0.15, 32: 0.1, 45: 0.1}
 
@@ -175,8 +174,7 @@ def _unet(
         data_seed=8,
         clips=8000 if gpu else 4000,
         moments=45,
-        frames=CLIP,
-        lengths={CLIP: 1.0},
+        lengths={COUNTED: 1.0},
         loss_weights={"image": 0.5, "video": 1.0},
         timestep_shift={"image": 1.0, "video": 1.0},
         shown=ShownOptions(),

@@ -30,7 +30,7 @@ from univid.unet import UNet
 
 from . import features
 from .draws import Drawer
-from .options import ShapesOptions
+from .options import COUNTED, ShapesOptions
 from .towers import frozen_towers
 from .vae import frozen_vae
 from .variants import config_of
@@ -109,11 +109,14 @@ class UNetTask:
         return list(lengths)[int(drawn)]
 
     def size(self, modality: str, frames: int) -> int:
-        """How many samples of so many frames a step has: an even number, for two processes."""
+        """How many samples of so many frames a step has: as many frames in all at any length.
+
+        An even number, for two processes.
+        """
         size = self.recipe.batch[modality]
         if modality == "image":
             return size
-        return 2 * max(1, round(size * self.recipe.options.frames / frames / 2))
+        return 2 * max(1, round(size * COUNTED / frames / 2))
 
     def loss(self, batch: Samples) -> tuple[Tensor, dict[str, Tensor]]:
         prediction = self.config.schedule.prediction
