@@ -83,8 +83,9 @@ class ImageStreamConfig:
 
 
 # Numbers that a U-Net may be told beside the timestep, and what each may count. fps: frames a second, or
-# ("stride") how many frames of the source lie between two of the clip.
-NUMBERS = {"fps": ("fps", "stride")}
+# ("stride") how many frames of the source lie between two of the clip. noise: of known frames, in thousandths
+# of the latents' deviation.
+NUMBERS = {"fps": ("fps", "stride"), "noise": ("permille",)}
 
 
 def _check_numbers(where: str, names: tuple[str, ...]) -> None:
@@ -269,11 +270,12 @@ class NumberInput:
             raise ValueError(
                 f"the unit of {self.name} must be among {NUMBERS[self.name]}, got {self.unit!r}."
             )
-        if self.value <= 0:
+        if self.value < 0 or (self.value == 0 and self.name == "fps"):
             raise ValueError(f"{self.name} must be above 0, got {self.value}.")
 
 
-INPUT_CHOICES = {"null_image": ("off", "grey"), "concat": ("none", "first", "ends")}
+KNOWN = ("known", "known_blend")  # kinds of `concat` that any known frames go into; see known.py
+INPUT_CHOICES = {"null_image": ("off", "grey"), "concat": ("none", "first", "ends", *KNOWN)}
 
 
 @dataclass(frozen=True)
@@ -283,8 +285,8 @@ class InputProfile:
     numbers: defaults, by name. A U-Net's number without one has to be said by the user, in its first unit.
     null_image: what a clip without picture, and the unconditional branch, shows to the image stream:
         nothing ("off"), or a grey picture at weight 1 ("grey").
-    concat: latents joined to the input: none; the picture in every frame ("first"); or the picture in the
-        first frame, another in the last, zeros between ("ends").
+    concat: latents joined to the input: none; the picture in every frame ("first"); the picture in the first
+        frame, another in the last, zeros between ("ends"); or any known frames and a mask of them (known.py).
     """
 
     numbers: tuple[NumberInput, ...]

@@ -1,80 +1,26 @@
 """From words and pictures to a video: the whole flow in `generate`."""
 
 import dataclasses
-import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
 
 import torch
-from einops import rearrange
 from torch import Tensor
 
 from . import memory, samplers
-from .conditioning import Conditioning, check_weights, concat_frames
-from .config import SamplingProfile, UNetConfig
+from .asked import Clip, Sampling, Source
+from .coding import encode, pieces
+from .conditioning import Conditioning, check_weights
+from .config import KNOWN, SamplingProfile, UNetConfig
 from .guidance import Joint, Nested, Separate
+from .joined import joined_latents
+from .known import check_known
 from .layers import centers_by_level
 from .model import UniVid
 from .noise import ClipNoise
-from .video import fit
 
 Guider = Joint | Separate | Nested
 Progress = Callable[[str, int, int], None]  # (stage, steps done, steps in all); raising cancels
-
-logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Clip:
-    """What to make. What is None comes from the source's video, else from the checkpoint's sampling profile.
-
-    frames, height, width: height and width in pixels, multiples of the VAE's factor (8).
-    fps_number: what a model with an fps embedding is told, in the profile's unit. It changes how much moves
-        from frame to frame, not how fast the result is played.
-    """
-
-    frames: int | None = None
-    height: int | None = None
-    width: int | None = None
-    fps_number: float | None = None
-
-
-@dataclass(frozen=True)
-class Source:
-    """From what else than a prompt and a picture.
-
-    video: clip `[1 3 t h w]` in -1..1 to start from (video to video); it sets frames, height and width.
-    denoise: above 0, at most 1: how much of `video` is made anew.
-    last_image: picture of the last frame, as `generate`'s image, for a model that goes from one picture to
-        another; without it such a model returns to its first.
-    """
-
-    video: Tensor | None = None
-    denoise: float = 1.0
-    last_image: Tensor | None = None
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """By which steps. What is None comes from the checkpoint's sampling profile.
-
-    eta: of the sampler "ddim", 0 to 1: how much of a step's noise is fresh.
-    references: number of reference frames that PSTAttn looks at, by level of the pyramid, {f: n}: 0 = none,
-        it is off there; more than the clip has = all. A level left out, or None: as the model was trained.
-    """
-
-    steps: int | None = None
-    sampler: str | None = None
-    sigma_schedule: str | None = None
-    eta: float | None = None
-    references: Mapping[int, int] | None = None
-
-    def by(self, profile: SamplingProfile) -> "Sampling":
-        """With the profile's in the places of None; it has no references."""
-        names = {field.name for field in dataclasses.fields(self)} - {"references"}
-        missing = {name: getattr(profile, name) for name in names if getattr(self, name) is None}
-        return dataclasses.replace(self, **missing)
 
 
 @torch.no_grad()
@@ -88,9 +34,9 @@ def generate(
     image_weight: float = 1.0,
     guidance: Guider | None = None,
     seed: int = 0,
-    clip: Clip = Clip(),
-    source: Source = Source(),
-    sampling: Sampling = Sampling(),
+    clip: Clip = Clip(),  # noqa: B008 (it is frozen, as the next two)
+    source: Source = Source(),  # noqa: B008
+    sampling: Sampling = Sampling(),  # noqa: B008
     callback: Progress | None = None,
 ) -> Tensor:
     """Make clips `[b 3 t h w]` in -1..1, float32 on the CPU, from text, a picture, or both.
@@ -113,6 +59,7 @@ def generate(
     _check_inputs(model, prompts, image, source, seed)
     _check_relatives(model, image, source.last_image, clip.fps_number)
     t, h, w = _size(model, clip, source.video)
+    check_known(model, source, image, t)
     guider = guidance or profile_guider(profile)
     device = next(model.unet.parameters()).device
     denoiser, how = model.denoiser(model.unet.dtype), sampling.by(profile)
@@ -129,15 +76,21 @@ def generate(
     _check_memory(model, len(prompts), branches, (t, h, w), device)
 
     cond, uncond = encode_conditions(model, prompts, image, negative, text_weight, image_weight)
+    noise, factor = ClipNoise([seed + clip for clip in range(len(prompts))]), model.config.vae.factor
+    first = noise((len(prompts), model.config.vae.latent_channels, t, h // factor, w // factor)).to(device)
+    numbers = _numbers(model, clip, source)
     # No branch of guidance is without these two, as in the sources.
     extras = {
-        "concat": concat_latents(model, image, source.last_image, len(prompts), (t, h, w)),
-        "numbers": _numbers(model, {"fps": clip.fps_number}, len(prompts), device),
+        "concat": joined_latents(model, image, source, numbers.get("noise", 0.0) / 1000, (t, h, w), first),
+        "numbers": {
+            name: torch.full((len(prompts),), float(value), device=device) for name, value in numbers.items()
+        },
     }
     cond, uncond = (dataclasses.replace(c, **extras) for c in (cond, uncond))
     if profile.inputs.null_image == "grey":
         denoiser = dataclasses.replace(denoiser, null_image=grey_tokens(model))
-    latents = None if source.video is None else _encode(model, source.video.to(device))
+    start = None if source.known else source.video
+    latents = None if start is None else encode(model, start.to(device))
     for name, tokens in (
         ("text encoder", cond.text),
         ("image encoder", cond.image),
@@ -148,9 +101,6 @@ def generate(
         _check_finite(tokens, f"the {name}", model)
     report("encode", 1, 1)
 
-    noise = ClipNoise([seed + clip for clip in range(len(prompts))])
-    factor = model.config.vae.factor
-    first = noise((len(prompts), model.config.vae.latent_channels, t, h // factor, w // factor)).to(device)
     x = samplers.initial_x(first, sigmas[0], denoiser.schedule, latents)  # [b c t h w]
 
     def on_step(step: int, total: int, x: Tensor, denoised: Tensor) -> None:
@@ -167,12 +117,15 @@ def generate(
     )
 
     report("decode", 0, len(prompts) * t)
-    pieces = _pieces(model, "decode", len(prompts), (t, h, w))
+    found = pieces(model, "decode", len(prompts), (t, h, w))
     result = model.vae.decode(
-        x, chunk=pieces.chunk, tile=pieces.tile, callback=lambda done, total: report("decode", done, total)
+        x, chunk=found.chunk, tile=found.tile, callback=lambda done, total: report("decode", done, total)
     )
     _check_finite(result, "the VAE decoder", model)
-    return result.float().clamp_(-1, 1).cpu()
+    result = result.float().clamp_(-1, 1).cpu()
+    if source.known and not numbers.get("noise"):
+        result[:, :, list(source.known)] = source.video[:, :, list(source.known)].float().cpu()
+    return result
 
 
 def profile_guider(profile: SamplingProfile) -> Guider:
@@ -211,39 +164,20 @@ def encode_conditions(
     return cond, uncond
 
 
-def concat_latents(
-    model: UniVid, image: Tensor | None, last_image: Tensor | None, clips: int, size: tuple[int, int, int]
-) -> Tensor | None:
-    """The latents that the profile joins to the input, `[b c t h w]`; None where it says "none".
-
-    image, last_image: `[1|b 3 h w]`, cropped at the centre to the video's proportions. size: (t, h, w).
-    """
-    frames, *pixels = size
-    if model.profile.inputs.concat == "none":
-        return None
-    device = next(model.vae.parameters()).device
-
-    def latents(pictures: Tensor) -> Tensor:  # [b c 1 h w]
-        clip = fit(rearrange(pictures, "b c h w -> 1 c b h w"), *pixels).to(device)
-        return rearrange(_encode(model, clip), "1 c b h w -> b c 1 h w").expand(clips, -1, -1, -1, -1)
-
-    last = None if last_image is None else latents(last_image)
-    return concat_frames(model.profile.inputs.concat, latents(image), last, frames)
-
-
 def grey_tokens(model: UniVid) -> Tensor:
     """Image tokens `[1 m d]` of a grey picture."""
     side = model.config.vision.image_size
     return model.image_encoder(torch.zeros(1, 3, side, side))
 
 
-def _numbers(
-    model: UniVid, asked: dict[str, float | None], clips: int, device: torch.device
-) -> dict[str, Tensor]:
-    """What the U-Net is told of each of its numbers, `[b]`: what was asked for, else the profile's."""
+def _numbers(model: UniVid, clip: Clip, source: Source) -> dict[str, float]:
+    """What the U-Net is told of each of its numbers: what was asked for, else the profile's."""
     told = {number.name: number.value for number in model.profile.inputs.numbers}
-    told |= {name: value for name, value in asked.items() if value is not None}
-    return {name: torch.full((clips,), float(value), device=device) for name, value in told.items()}
+    if clip.fps_number is not None:
+        told["fps"] = clip.fps_number
+    if source.known_noise is not None:
+        told["noise"] = 1000 * source.known_noise
+    return told
 
 
 def _check_relatives(
@@ -251,16 +185,16 @@ def _check_relatives(
 ) -> None:
     """What some models take and others do not."""
     profile, unet = model.profile, model.config.unet
-    if image is None and profile.inputs.concat != "none":
+    if image is None and profile.inputs.concat not in ("none", *KNOWN):
         raise ValueError("this model animates a picture, got none; give an image.")
     if image is not None and unet.image_stream is None and profile.inputs.concat == "none":
         raise ValueError("this model makes videos from text alone, got a picture too; leave the image out.")
     if last_image is not None:
-        if profile.inputs.concat != "ends":
+        if profile.inputs.concat not in ("ends", *KNOWN):
             raise ValueError(
                 "this model does not go from one picture to another, got a last image; leave it out."
             )
-        if last_image.dim() != 4 or last_image.shape[0] not in (1, image.shape[0]):
+        if last_image.dim() != 4 or last_image.shape[0] not in (1, len(image) if image is not None else 1):
             raise ValueError(
                 f"last_image must be [1 3 h w], or one for each image, got {list(last_image.shape)}."
             )
@@ -351,30 +285,6 @@ def _check_memory(
     memory.check(needed, what, smaller, device)
     if device.type != "cpu":
         memory.check(memory.finished(clips, size), what, advice)
-
-
-def _pieces(model: UniVid, way: str, clips: int, size: tuple[int, int, int]) -> memory.Pieces:
-    """In which the VAE can take clips (t, h, w) now; way: "encode" or "decode"."""
-    t, h, w = size
-    factor, weight = model.config.vae.factor, next(model.vae.parameters())
-    coding = memory.Coding(
-        model.config.vae, way, clips * t, (h // factor, w // factor), weight.dtype, weight.device
-    )
-    free = memory.free_memory(weight.device)
-    pieces = coding.pieces(None if free is None else free - memory.finished(clips, size))
-    if pieces.tile is not None:
-        logger.warning(
-            "frames of %d x %d are %sd in tiles of %d x %d pixels, because whole ones do not fit into the "
-            "memory that is free; the result changes a little",
-            w, h, way, *[factor * pieces.tile] * 2,
-        )  # fmt: skip
-    return pieces
-
-
-def _encode(model: UniVid, video: Tensor) -> Tensor:
-    """Final latents `[b c t h w]` in float32 of videos `[b 3 t h w]` on the VAE's device."""
-    pieces = _pieces(model, "encode", len(video), tuple(video.shape[2:]))
-    return model.vae.encode(video, chunk=pieces.chunk, tile=pieces.tile).float()
 
 
 def _check_finite(tensor: Tensor | None, stage: str, model: UniVid) -> None:

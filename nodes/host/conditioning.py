@@ -19,6 +19,7 @@ WEIGHTS = "univid_weights"  # (lambda_t, lambda_v), float32 [1|t S 2]: S points 
 NULL = "univid_null_image"  # tokens [1 m d] of a grey picture, where there is a picture
 NUMBER = {name: f"univid_{name}" for name in NUMBERS}  # float, what a model is told; in model_conds [1 1]
 FIRST, LAST = "univid_first", "univid_last"  # latents [1 c h w] of the first frame and the last, unscaled
+KNOWN = "univid_known"  # {frame: its latents [1 c h w], unscaled}
 CONCAT = "univid_concat"  # in model_conds: latents joined to the input, [t c h w]
 PLACES = "univid_places"  # in model_conds: where in the clip each frame is, [t 1]
 TOLD = "univid_told"  # in model_conds: what a call decides by, one Told a clip

@@ -6,7 +6,8 @@ from einops import rearrange
 from torch import Tensor
 
 from ...univid.conditioning import concat_frames
-from ...univid.config import ModelConfig, SamplingProfile
+from ...univid.config import KNOWN, ModelConfig, SamplingProfile
+from ...univid.known import known_channels, noisy
 from ...univid.video import fit
 from . import conditioning as keys
 from .decode import FACTOR
@@ -74,14 +75,32 @@ def shared_conds(
                 "Prompt, a grey picture for none, and take its negative too."
             )
         conds[keys.NULL] = comfy.conds.CONDRegular(given[keys.NULL])
-    if profile.inputs.concat != "none":
-        conds[keys.CONCAT] = comfy.conds.CONDRegular(scale * _concat(profile.inputs.concat, noise, given))
+    concat = profile.inputs.concat
+    if concat in KNOWN:
+        level = conds[keys.NUMBER["noise"]].cond.item() / 1000 if "noise" in config.unet.numbers else 0.0
+        conds[keys.CONCAT] = comfy.conds.CONDRegular(_known(concat, scale, level, noise, given))
+    elif concat != "none":
+        conds[keys.CONCAT] = comfy.conds.CONDRegular(scale * _concat(concat, noise, given))
     elif keys.FIRST in given:
         raise ValueError(
             "this model does not join a picture's latents to its input; disconnect vae, latent and "
             "last_image of Encode Dual Prompt."
         )
     return conds
+
+
+def _known(kind: str, scale: float, level: float, noise: Tensor, given: dict) -> Tensor:
+    """Latents of the known frames, and their mask, `[t c+1 h w]`."""
+    frames = dict(given.get(keys.KNOWN, {}))
+    frames |= {
+        place: given[key] for place, key in ((0, keys.FIRST), (len(noise) - 1, keys.LAST)) if key in given
+    }
+    latents, mask = torch.zeros_like(noise), torch.zeros(1, len(noise), dtype=torch.bool)
+    for place, known in frames.items():
+        _check_size(known, noise)
+        latents[place], mask[0, place] = scale * known[0], True
+    latents, noise = (rearrange(x, "t c h w -> 1 c t h w") for x in (latents, noise))
+    return rearrange(known_channels(kind, noisy(latents, level, noise), mask), "1 c t h w -> t c h w")
 
 
 def _concat(kind: str, noise: Tensor, given: dict) -> Tensor:
@@ -94,14 +113,18 @@ def _concat(kind: str, noise: Tensor, given: dict) -> Tensor:
         )
     if last is not None and kind != "ends":
         raise ValueError("this model does not go from one picture to another; disconnect last_image.")
-    if first.shape[-2:] != noise.shape[-2:]:
-        clip, shown = (f"{FACTOR * s[-1]} x {FACTOR * s[-2]}" for s in (noise.shape, first.shape))
+    _check_size(first, noise)
+    first, last = (t if t is None else rearrange(t, "1 c h w -> 1 c 1 h w") for t in (first, last))
+    return rearrange(concat_frames(kind, first, last, len(noise)), "1 c t h w -> t c h w")
+
+
+def _check_size(latents: Tensor, noise: Tensor) -> None:
+    if latents.shape[-2:] != noise.shape[-2:]:
+        clip, shown = (f"{FACTOR * s[-1]} x {FACTOR * s[-2]}" for s in (noise.shape, latents.shape))
         raise ValueError(
             f"expected the picture's latents for {clip}, the size of the clip, got {shown}; connect the same "
             "latent to Encode Dual Prompt and to the sampler."
         )
-    first, last = (t if t is None else rearrange(t, "1 c h w -> 1 c 1 h w") for t in (first, last))
-    return rearrange(concat_frames(kind, first, last, len(noise)), "1 c t h w -> t c h w")
 
 
 def _encode(vae, image: Tensor, height: int, width: int) -> Tensor:

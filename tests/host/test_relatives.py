@@ -10,7 +10,8 @@ from einops import rearrange
 FRAMES, SIZE, STEPS, SEED = 4, 64, 3, 7
 PROMPT, NEGATIVE = "a red circle moves left", "blur"
 OWN = "the checkpoint's own"
-KINDS = ("modelscope", "videocrafter2", "videocrafter1_i2v", "dynamicrafter", "interpolation")
+KINDS = ("modelscope", "videocrafter2", "videocrafter1_i2v", "dynamicrafter", "interpolation", "known")
+JOINED = {"dynamicrafter": "first", "interpolation": "ends", "known": "known_blend"}
 
 
 @pytest.fixture(autouse=True)
@@ -31,8 +32,8 @@ def configs(kind):
     )
     unet = dataclasses.replace(
         FAMILY.unet, model_channels=16, channel_mult=(1, 2, 2, 2), num_res_blocks=1, head_channels=8,
-        context_dim=64, norm_groups=8, in_channels=8 if dynamic else 4,
-        numbers=() if kind == "modelscope" else ("fps",),
+        context_dim=64, norm_groups=8, in_channels={"known": 9}.get(kind, 8 if dynamic else 4),
+        numbers={"modelscope": (), "known": ("fps", "noise")}.get(kind, ("fps",)),
         image_stream=ImageStreamConfig(TINY.vision.width, resampler) if pictures else None,
     )  # fmt: skip
     schedule = dataclasses.replace(
@@ -43,9 +44,12 @@ def configs(kind):
         PROFILES["family"], frames=FRAMES, height=SIZE, width=SIZE, steps=STEPS,
         sigma_schedule="simple" if dynamic else "ddim_uniform", eta=0.0 if kind == "modelscope" else 1.0,
         inputs=InputProfile(
-            numbers=tuple(NumberInput(name, 24.0, "fps") for name in unet.numbers),
+            numbers=tuple(
+                NumberInput("fps", 24.0, "fps") if name == "fps" else NumberInput(name, 200.0, "permille")
+                for name in unet.numbers
+            ),
             null_image="grey" if pictures else "off",
-            concat={"dynamicrafter": "first", "interpolation": "ends"}.get(kind, "none"),
+            concat=JOINED.get(kind, "none"),
         ),
     )  # fmt: skip
     config = dataclasses.replace(TINY, unet=unet, schedule=schedule, vision=TINY.vision if pictures else None)
@@ -118,7 +122,7 @@ def conditionings(loaded, kind, image=None, last_image=None, latents=True, **inp
     latent = UniVidEmptyLatent.execute(0, 0, 0, model).result[0]
     if takes_picture(kind):
         inputs |= {"clip_vision": vision, "image": picture() if image is None else image}
-    if kind in ("dynamicrafter", "interpolation") and latents:
+    if kind in JOINED and latents:
         inputs |= {"vae": vae, "latent": latent, "last_image": last_image}
     return UniVidEncodeDualPrompt.execute(clip, PROMPT, NEGATIVE, **inputs).result, latent
 
@@ -199,10 +203,11 @@ def test_options_arrive(loaded, library):
         difference(ours, expected(library, "dynamicrafter", image=picture(), fps_number=5.0, eta=0.3)) < 1e-3
     )
     last = picture(3, 70, 30)
-    ours = frames(library, "interpolation", sample(loaded, "interpolation", last_image=last))
-    theirs = expected(library, "interpolation", image=picture(), last_image=last)
-    assert difference(ours, theirs) < 1e-3
-    assert difference(expected(library, "interpolation", image=picture()), theirs) > 3e-3
+    for kind in ("interpolation", "known"):
+        ours = frames(library, kind, sample(loaded, kind, last_image=last))
+        theirs = expected(library, kind, image=picture(), last_image=last)
+        assert difference(ours, theirs) < 1e-3
+        assert difference(expected(library, kind, image=picture()), theirs) > 3e-3
 
 
 @pytest.mark.parametrize(("kind", "sampler"), [("dynamicrafter", "dpmpp_2m"), ("videocrafter1_i2v", "euler")])
@@ -235,7 +240,7 @@ def test_context_windows_slice_what_is_per_frame(loaded):
     (positive, _), latent = conditionings(loaded, "interpolation")
     text, extras = positive[0]
     conds = loaded["interpolation"][0].model.extra_conds(cross_attn=text, noise=latent["samples"], **extras)
-    assert set(conds) == set(keys.MODEL_CONDS)
+    assert set(conds) == set(keys.MODEL_CONDS) - {keys.NUMBER["noise"]}
     assert conds[keys.CONCAT].cond.shape == (FRAMES, 4, SIZE // 8, SIZE // 8)
     assert (conds[keys.CONCAT].cond[1:-1] == 0).all() and conds[keys.NUMBER["fps"]].cond.tolist() == [[24.0]]
 

@@ -1,0 +1,57 @@
+"""A network that takes more than it did: joined latents and numbers, silent at first.
+
+So a base becomes a model that animates, continues or fills in clips, and starts where the base is.
+"""
+
+import dataclasses
+
+import torch
+
+from .config import KNOWN, NUMBERS, NumberInput
+from .model import UniVid
+from .unet import UNet
+
+
+def widened(model: UniVid, concat: str, noise: float | None = None) -> UniVid:
+    """The same model, with weights of zero for what its U-Net takes beside the latents.
+
+    Args:
+        concat: a kind of joined latents, as of the sampling profile.
+        noise: told of known frames where nothing else is said, 0 to 1 of the latents' deviation; None = the
+            network is not told of any.
+
+    Raises:
+        ValueError: the model already takes joined latents or that number.
+    """
+    old, inputs = model.config.unet, model.profile.inputs
+    if old.in_channels != old.out_channels or inputs.concat != "none" or "noise" in old.numbers:
+        raise ValueError(
+            f"expected a model that takes nothing but latents, got one of {old.in_channels} channels with "
+            f"concat {inputs.concat!r}; take its base."
+        )
+    channels = 2 * old.in_channels + (concat in KNOWN)
+    told = () if noise is None else (NumberInput("noise", 1000 * noise, NUMBERS["noise"][0]),)
+    config = dataclasses.replace(
+        old, in_channels=channels, numbers=old.numbers + tuple(number.name for number in told)
+    )
+    inputs = dataclasses.replace(inputs, concat=concat, numbers=inputs.numbers + told)
+    weight = next(model.unet.parameters())
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)  # of the number's first layer, whose answer the second one keeps silent
+        unet = UNet(config).to(weight.device, weight.dtype)
+    state = model.unet.state_dict()
+    first = state["input_blocks.0.0.weight"]
+    more = first.new_zeros(first.shape[0], channels - first.shape[1], *first.shape[2:])
+    state["input_blocks.0.0.weight"] = torch.cat([first, more], 1)
+    for number in told:
+        layers = unet.number_embedding(number.name)
+        torch.nn.init.zeros_(layers[2].weight)
+        state |= {f"{number.name}_embedding.{name}": value for name, value in layers.state_dict().items()}
+        state[f"{number.name}_embedding.2.bias"] = torch.zeros_like(layers[2].bias)
+    unet.load_state_dict(state)
+    return dataclasses.replace(
+        model,
+        config=dataclasses.replace(model.config, unet=config),
+        profile=dataclasses.replace(model.profile, inputs=inputs),
+        unet=unet.eval(),
+    )
