@@ -177,8 +177,11 @@ def stable_diffusion(unet):
     """diffusers' U-Net with the trunk's weights of `unet`; a tensor too few or too many is an error."""
     config = unet.config
     widths = [config.model_channels * mult for mult in config.channel_mult]
+    kinds = ["CrossAttn" if attention else "" for attention in config.attention_levels]
     theirs = diffusers.UNet2DConditionModel(
         block_out_channels=widths,
+        down_block_types=[f"{kind}DownBlock2D" for kind in kinds],
+        up_block_types=[f"{kind}UpBlock2D" for kind in reversed(kinds)],
         layers_per_block=config.num_res_blocks,
         attention_head_dim=[
             width // config.head_channels for width in widths

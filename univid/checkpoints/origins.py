@@ -9,7 +9,7 @@ import dataclasses
 from dataclasses import dataclass
 
 from ..config import GuidanceProfile, InputProfile, NumberInput, SamplingProfile, ScheduleConfig
-from ..presets import NO_INPUTS, PROFILES, SD21_SCHEDULE
+from ..presets import FROM_NOISE, NO_INPUTS, PROFILES, SD21_SCHEDULE
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,12 @@ ORIGINS = {
         "ZeroScope v2 XL", EPS, _profile(24, 576, 1024, 9.0), NON_COMMERCIAL
     ),
     "show1-sr2": Origin(
-        "Show-1's second super-resolution", EPS, _profile(29, 320, 576, 15.0), NON_COMMERCIAL
+        "Show-1's second super-resolution", EPS,
+        _profile(
+            29, 320, 576, 15.0, steps=40, sampler="dpmpp_2m", sigma_schedule="sgm_uniform",
+            start=dataclasses.replace(FROM_NOISE, denoise=0.8),
+        ),
+        NON_COMMERCIAL,
     ),
     "videocrafter2": Origin(
         "VideoCrafter2 text-to-video", _schedule(0.7),

@@ -119,6 +119,22 @@ def diffusers_unet(config: Settings, head_channels: int) -> UNetConfig:
     )
 
 
+def head_channels(config: Settings) -> int:
+    """The width of the heads, where attention_head_dim counts those of each level in spite of its name."""
+    widths, name = config.wholes("block_out_channels"), "attention_head_dim"
+    listed = isinstance(config.values.get(name), list)
+    heads = config.wholes(name) if listed else (config.whole(name),) * len(widths)
+    if len(heads) != len(widths) or any(width % count for width, count in zip(widths, heads, strict=True)):
+        raise config.wrong(name, f"numbers of heads that divide the widths {widths}")
+    sizes = {width // number for width, number in zip(widths, heads, strict=True)}
+    if len(sizes) > 1:
+        raise ValueError(
+            f"has attention heads of several widths ({sorted(sizes)}), as Stable Diffusion 1.x, where a "
+            "network here has one; take another model."
+        )
+    return sizes.pop()
+
+
 def family_temporal(trunk: UNetConfig, input_width: int) -> TemporalConfig:
     """The temporal layers of all relatives: kernels of 3, and a temporal transformer behind the first layer.
 

@@ -19,7 +19,6 @@ from .foreign import (
     shapes_below,
 )
 from .origins import ORIGINS, choose
-from .settings import Settings
 
 NAME = "stable-diffusion-2"
 
@@ -60,7 +59,7 @@ def open_folder(folder: Path, asked: Asked) -> Foreign:
     towers, parts = diffusers_towers(folder)
     with naming(folder):
         choose((NAME,), asked.name)
-        unet = _checked(shapes.diffusers_unet(config, _head_channels(config)))
+        unet = _checked(shapes.diffusers_unet(config, shapes.head_channels(config)))
     schedule = diffusers_schedule(folder, SD21_SCHEDULE, asked.prediction)
     return Foreign(
         origin=ORIGINS[NAME],
@@ -75,18 +74,3 @@ def _checked(unet: UNetConfig) -> UNetConfig:
             f"takes {unet.in_channels} channels, not 4: an inpainting or depth model; take 2.1 itself."
         )
     return unet
-
-
-def _head_channels(config: Settings) -> int:
-    """attention_head_dim counts the heads, in spite of its name."""
-    widths, name = config.wholes("block_out_channels"), "attention_head_dim"
-    listed = isinstance(config.values.get(name), list)
-    heads = config.wholes(name) if listed else (config.whole(name),) * len(widths)
-    if len(heads) != len(widths) or any(width % count for width, count in zip(widths, heads, strict=True)):
-        raise config.wrong(name, f"numbers of heads that divide the widths {widths}")
-    sizes = {width // number for width, number in zip(widths, heads, strict=True)}
-    if len(sizes) > 1:
-        raise ValueError(
-            f"has attention heads of several widths ({sorted(sizes)}), as Stable Diffusion 1.x; take 2.1."
-        )
-    return sizes.pop()
