@@ -11,6 +11,7 @@ from einops import rearrange
 from torch import Tensor
 
 from . import memory, samplers
+from .biased import BiasedNoise, biased_mode
 from .conditioning import Conditioning, check_weights, concat_frames
 from .config import SamplingProfile, UNetConfig
 from .guidance import Joint, Nested, Separate
@@ -44,8 +45,9 @@ class Clip:
 class Source:
     """From what else than a prompt and a picture.
 
-    video: clip `[1 3 t h w]` in -1..1 to start from (video to video); it sets frames, height and width.
-    denoise: above 0, at most 1: how much of `video` is made anew.
+    video: clip `[1 3 t h w]` in -1..1 to start from (video to video); it sets frames, height and width. A
+        model that refines or turns another's video needs it, unless biased noise leads it from its picture.
+    denoise: above 0, at most 1: how much of `video` is made anew; 1 = as much as the profile says.
     last_image: picture of the last frame, as `generate`'s image, for a model that goes from one picture to
         another; without it such a model returns to its first.
     """
@@ -62,6 +64,8 @@ class Sampling:
     eta: of the sampler "ddim", 0 to 1: how much of a step's noise is fresh.
     references: number of reference frames that PSTAttn looks at, by level of the pyramid, {f: n}: 0 = none,
         it is off there; more than the clip has = all. A level left out, or None: as the model was trained.
+    biased_noise: of a model that starts from it, one of `biased.MODES`; None = "consistent" where the model
+        sees its condition as concat latents, else "paper".
     """
 
     steps: int | None = None
@@ -69,10 +73,11 @@ class Sampling:
     sigma_schedule: str | None = None
     eta: float | None = None
     references: Mapping[int, int] | None = None
+    biased_noise: str | None = None
 
     def by(self, profile: SamplingProfile) -> "Sampling":
-        """With the profile's in the places of None; it has no references."""
-        names = {field.name for field in dataclasses.fields(self)} - {"references"}
+        """With the profile's in the places of None, where it has such."""
+        names = {field.name for field in dataclasses.fields(self)} - {"references", "biased_noise"}
         missing = {name: getattr(profile, name) for name in names if getattr(self, name) is None}
         return dataclasses.replace(self, **missing)
 
@@ -122,6 +127,8 @@ def generate(
         looking = partial(denoiser.network, reference_frames=references)
         denoiser = dataclasses.replace(denoiser, network=looking)
     sample = samplers.get_sampler(how.sampler, denoiser.schedule, how.eta)
+    noisy = how.sampler if samplers.adds_noise(how.sampler, how.eta) else None
+    mode = biased_mode(profile, how.biased_noise, noisy)
     sigmas = samplers.sigma_schedule(how.sigma_schedule, denoiser.schedule, how.steps, source.denoise)
     report = callback or (lambda stage, done, total: None)
     seen = image is not None and model.config.unet.image_stream is not None
@@ -138,6 +145,8 @@ def generate(
     if profile.inputs.null_image == "grey":
         denoiser = dataclasses.replace(denoiser, null_image=grey_tokens(model))
     latents = None if source.video is None else _encode(model, source.video.to(device))
+    if latents is None and profile.start.biased_noise is not None:
+        latents = cond.concat  # the picture in every frame
     for name, tokens in (
         ("text encoder", cond.text),
         ("image encoder", cond.image),
@@ -157,14 +166,13 @@ def generate(
         _check_finite(denoised, f"the U-Net in step {step + 1} of {total}", model)
         report("sample", step + 1, total)
 
+    def denoise(x: Tensor, sigma: Tensor) -> Tensor:
+        return guider(denoiser, x, sigma, cond, uncond)
+
+    if mode == "consistent":
+        denoise = BiasedNoise(profile.start.biased_noise, denoiser.schedule).consistent(denoise, latents)
     report("sample", 0, len(sigmas) - 1)
-    x = sample(
-        lambda x, sigma: guider(denoiser, x, sigma, cond, uncond),
-        x,
-        sigmas,
-        noise=noise,
-        callback=on_step,
-    )
+    x = sample(denoise, x, sigmas, noise=noise, callback=on_step)
 
     report("decode", 0, len(prompts) * t)
     pieces = _pieces(model, "decode", len(prompts), (t, h, w))
@@ -312,6 +320,9 @@ def _check_inputs(model: UniVid, prompts: list[str], image: Tensor | None, sourc
         raise ValueError(
             f"denoise needs a video to start from, got denoise {source.denoise} without one; give a video."
         )
+    start = model.profile.start
+    animates = start.biased_noise is not None and model.profile.inputs.concat == "first"
+    start.check_source(video is not None or animates, source.denoise)
     if not 0 <= seed < 2**63:
         raise ValueError(f"seed must be a whole number from 0 to 2^63 - 1, got {seed}.")
 
