@@ -54,7 +54,7 @@ def test_the_built_in_model_starts_there(model):
     schedule = model.denoiser().schedule
     assert schedule.last == model.profile.start.timestep and 15 < schedule.sigma_max < 40
     assert schedule.sigma_max == pytest.approx(STARTED.sigma_max)
-    model.profile.start.refuse_unused()
+    assert not model.profile.start.from_video and schedule.from_noise
 
 
 def test_the_network_is_told_that_what_it_gets_first_is_pure_noise(model):

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from univid.config import BiasedNoiseProfile
 from univid.dtypes import DTYPES
 
 from .config import Options
@@ -31,11 +32,20 @@ class NoiseOptions:
     # of timesteps, by modality; above 1: towards noise
     shift: Mapping[str, float] = field(default_factory=dict)
     min_snr: bool = False  # weigh timesteps by min(SNR, 5) (2303.09556) instead of all alike
+    # of an expert (Show-1: 0 900) the first timestep that is drawn, and where they end; none given = all
+    timesteps: tuple[int, int] | None = None
+    # towards the video that the network is shown (UniVG, 3.4), at timesteps below t_n; none = the base's
+    biased: BiasedNoiseProfile | None = None
 
     def __post_init__(self):
         if self.offset < 0:
             raise ValueError(f"noise.offset must be at least 0, got {self.offset}.")
         check_shift("noise.shift", self.shift)
+        if self.timesteps is not None and not 0 <= self.timesteps[0] < self.timesteps[1]:
+            raise ValueError(
+                "noise.timesteps must be a first one from 0 on and a larger end, got "
+                f"{self.timesteps[0]} and {self.timesteps[1]}."
+            )
 
 
 @dataclass(frozen=True)

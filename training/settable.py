@@ -8,13 +8,19 @@ from dataclasses import fields, is_dataclass, replace
 from types import UnionType
 from typing import Any, get_args, get_type_hints
 
+from univid.config import BiasedNoiseProfile
+
 from .config import Recipe
 from .data.config import SourceConfig
 from .data.samples import MODALITIES
 from .lora import LoraConfig
 from .options import DenoiseOptions
 
-EMPTY = {SourceConfig: SourceConfig(()), LoraConfig: LoraConfig()}  # parts that may be lacking
+EMPTY = {  # parts that may be lacking; UniVG animates by these numbers
+    SourceConfig: SourceConfig(()),
+    LoraConfig: LoraConfig(),
+    BiasedNoiseProfile: BiasedNoiseProfile(600, 990),
+}
 MODAL = ("batch", "engine.micro_batch")  # mappings whose keys are modalities; 0 samples are none
 
 

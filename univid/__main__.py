@@ -66,7 +66,9 @@ def generate(args: argparse.Namespace) -> None:
     if args.sheet:
         drawn = frames * frame_bytes(*pixels)
         memory.check(drawn, f"the sheet {shown(args.sheet)} needs", "leave it out, or ask for fewer frames")
-    denoise = 1.0 if clip is None else DEFAULT_DENOISE if args.denoise is None else args.denoise
+    denoise = args.denoise
+    if denoise is None:
+        denoise = 1.0 if clip is None or model.profile.start.from_video else DEFAULT_DENOISE
     started = time.perf_counter()
     with ProgressBars() as progress:
         video = run(

@@ -306,8 +306,8 @@ class InputProfile:
 
 @dataclass(frozen=True)
 class BiasedNoiseProfile:
-    """UniVG's biased Gaussian noise (2401.09084): its share of the condition's video grows from 0 at the
-    timestep t_m to all at t_n, from where sampling starts.
+    """UniVG's biased Gaussian noise (2401.09084, 3.4): the condition's share of a noisy video grows from
+    none at the timestep t_m to all at t_n, a whole one, from where sampling starts.
     """
 
     t_m: float
@@ -316,6 +316,8 @@ class BiasedNoiseProfile:
     def __post_init__(self):
         if not 0 <= self.t_m < self.t_n:
             raise ValueError(f"biased noise needs 0 <= t_m < t_n, got {self.t_m:g} and {self.t_n:g}.")
+        if self.t_n % 1:
+            raise ValueError(f"biased noise needs a whole timestep t_n, got {self.t_n:g}; round it.")
 
 
 @dataclass(frozen=True)
@@ -325,8 +327,9 @@ class StartProfile:
     timestep: the first of the schedule of steps; None = the last that the network was trained on. What lies
         between stays trained and is not sampled, as where a network with zero terminal SNR knows a sigma of
         4,519 next to one of 16, over which no solver's step is accurate.
-    denoise: of a model that refines another's video, how much it makes anew; 1 = it makes videos of its own.
-    biased_noise: None = plain noise.
+    denoise: of a model that refines another's video, which share of these noise levels it goes through, as an
+        expert in the lower ones does (Show-1); 1 = it makes videos of its own.
+    biased_noise: of a model that turns one video into another; None = plain noise.
     """
 
     timestep: int | None
@@ -336,21 +339,26 @@ class StartProfile:
     def __post_init__(self):
         if not 0 < self.denoise <= 1:
             raise ValueError(f"start.denoise must be above 0 and at most 1, got {self.denoise}.")
+        if self.biased_noise is not None and (self.timestep is not None or self.denoise < 1):
+            raise ValueError(
+                "biased noise starts at its own t_n, so start.timestep must be null and start.denoise 1 "
+                f"beside it, got {self.timestep} and {self.denoise:g}."
+            )
 
-    def refuse_unused(self) -> None:
-        """Say what is only kept so far.
+    @property
+    def from_video(self) -> bool:
+        """Whether sampling starts from a video under noise, and not from noise alone."""
+        return self.denoise < 1 or self.biased_noise is not None
 
-        Raises:
-            ValueError: a start that no sampler here knows; ignored, it would give another model's videos.
-        """
-        kinds = {"refines another model's video": self.denoise < 1}
-        kinds["starts from biased noise"] = self.biased_noise is not None
-        for what, asked in kinds.items():
-            if asked:
-                raise ValueError(
-                    f"this model {what}, which this version of UniVid cannot sample; take a newer version "
-                    "or another model."
-                )
+    def check_source(self, video: bool, denoise: float = 1.0) -> None:
+        """Refuse, by a ValueError, to start without the video that is needed, or from a part of its noise."""
+        if self.from_video and not video:
+            raise ValueError("this model makes a video from another, got none; give one to start from.")
+        if self.biased_noise is not None and denoise != 1:
+            raise ValueError(
+                f"this model starts at timestep {self.biased_noise.t_n:g} from a whole video, got denoise "
+                f"{denoise}; leave it at 1."
+            )
 
 
 @dataclass(frozen=True)

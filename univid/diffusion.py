@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from .conditioning import Conditioning, with_null_image
-from .config import BetaConfig, ScheduleConfig
+from .config import BetaConfig, ScheduleConfig, StartProfile
 from .devices import beside
 
 # (x_t [b c t h w], timesteps [b], cond) -> [b c t h w]
@@ -36,6 +36,7 @@ class NoiseSchedule:
 
     sigmas: `[T]` float32, ascending; sigmas[i] belongs to timestep i, in x = x0 + sigma noise.
     x0_scales: `[T]` float32, the factor s of x0 (VideoCrafter, DynamiCrafter); else 1.
+    from_noise: whether sampling starts from noise alone, else from a video under noise.
     """
 
     def __init__(self, config: ScheduleConfig):
@@ -48,6 +49,7 @@ class NoiseSchedule:
         self.x0_scales = x0_scales.float()
         self.sigmas = sigmas.float()
         self.log_sigmas = sigmas.log().float()
+        self.from_noise = True
         self._pure_noise = config.num_timesteps - 1 if config.zero_terminal_snr else None
 
     def until(self, timestep: int | None) -> "NoiseSchedule":
@@ -65,6 +67,20 @@ class NoiseSchedule:
         part = copy.copy(self)
         for name in ("sigmas", "log_sigmas", "x0_scales"):
             setattr(part, name, getattr(self, name)[: timestep + 1])
+        return part
+
+    def starting(self, start: StartProfile) -> "NoiseSchedule":
+        """The noise levels that sampling goes through by a profile.
+
+        Raises:
+            ValueError: a start where the schedule has no timestep.
+        """
+        part = self.until(start.timestep)
+        if not start.from_video:
+            return part
+        biased = start.biased_noise
+        part = part.until(round(start.denoise * part.last) if biased is None else int(biased.t_n))
+        part.from_noise, part._pure_noise = False, None
         return part
 
     def told(self, timesteps: Tensor) -> Tensor:
@@ -104,11 +120,18 @@ class NoiseSchedule:
 
     def x0_scale(self, sigma: Tensor) -> Tensor:
         """The factor s of x0 at `sigma`, of the same shape; linear in log sigma between timesteps."""
-        log_sigmas, scales = beside(self.log_sigmas, sigma), beside(self.x0_scales, sigma)
-        log_sigma = sigma.float().log()
-        high = torch.searchsorted(log_sigmas, log_sigma.contiguous()).clamp(1, len(scales) - 1)
-        fraction = (log_sigma - log_sigmas[high - 1]) / (log_sigmas[high] - log_sigmas[high - 1])
-        return torch.lerp(scales[high - 1], scales[high], fraction.clamp(0, 1))
+        scales = beside(self.x0_scales, sigma)
+        low, fraction, _ = self.place(sigma)
+        return torch.lerp(scales[low], scales[low + 1], fraction)
+
+    def place(self, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Where `sigma` lies between timesteps, each of its shape: the lower one (int64), the fraction of the
+        way to the next, linear in log sigma and within 0..1, and timesteps per log sigma on that way.
+        """
+        log_sigmas, log_sigma = beside(self.log_sigmas, sigma), sigma.float().log()
+        high = torch.searchsorted(log_sigmas, log_sigma.contiguous()).clamp(1, len(log_sigmas) - 1)
+        width = log_sigmas[high] - log_sigmas[high - 1]
+        return high - 1, ((log_sigma - log_sigmas[high - 1]) / width).clamp(0, 1), 1 / width
 
     def add_noise(self, x0: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """The forward process, variance preserving: x_t `[b c t h w]` at timesteps `[b]`."""
@@ -128,9 +151,9 @@ class NoiseSchedule:
     def _coefficients(self, timesteps: Tensor, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """s, sqrt(abar) and sqrt(1 - abar), broadcastable to `like`."""
         scale = beside(self.x0_scales, like)[timesteps]
-        sigma = _broadcast(beside(self.sigmas, like)[timesteps] * scale, like)
+        sigma = broadcast(beside(self.sigmas, like)[timesteps] * scale, like)
         alpha = (sigma.square() + 1).rsqrt()
-        return _broadcast(scale, like), alpha, sigma * alpha
+        return broadcast(scale, like), alpha, sigma * alpha
 
 
 def _betas(config: BetaConfig, count: int) -> Tensor:
@@ -151,7 +174,7 @@ def _zero_terminal_snr(alpha_bars: Tensor) -> Tensor:
     return alpha_bars
 
 
-def _broadcast(sigma: Tensor, like: Tensor) -> Tensor:
+def broadcast(sigma: Tensor, like: Tensor) -> Tensor:
     """A scalar or `[b]` sigma as float32 on the device of `like`, one value a clip."""
     return beside(sigma, like, torch.float32).reshape(-1, *[1] * (like.dim() - 1))
 
@@ -161,24 +184,24 @@ def _broadcast(sigma: Tensor, like: Tensor) -> Tensor:
 
 def eps_to_x0(eps: Tensor, x: Tensor, sigma: Tensor) -> Tensor:
     """x0 of a predicted noise; sigma is a scalar or `[b]`."""
-    return x - eps * _broadcast(sigma, x)
+    return x - eps * broadcast(sigma, x)
 
 
 def x0_to_eps(x0: Tensor, x: Tensor, sigma: Tensor) -> Tensor:
     """The noise that x0 implies; sigma > 0 is a scalar or `[b]`."""
-    return (x - x0) / _broadcast(sigma, x)
+    return (x - x0) / broadcast(sigma, x)
 
 
 def v_to_x0(v: Tensor, x: Tensor, sigma: Tensor) -> Tensor:
     """x0 of a predicted velocity v = sqrt(abar) noise - sqrt(1 - abar) x0; sigma is a scalar or `[b]`."""
-    sigma = _broadcast(sigma, x)
+    sigma = broadcast(sigma, x)
     alpha = (sigma.square() + 1).rsqrt()
     return alpha * (alpha * x - sigma * v)
 
 
 def x0_to_v(x0: Tensor, x: Tensor, sigma: Tensor) -> Tensor:
     """The velocity that x0 implies; sigma > 0 is a scalar or `[b]`."""
-    sigma = _broadcast(sigma, x)
+    sigma = broadcast(sigma, x)
     alpha = (sigma.square() + 1).rsqrt()
     return (alpha * x - x0 / alpha) / sigma
 
@@ -213,9 +236,9 @@ class Denoiser:
         """
         sigma = sigma.float().expand(x.shape[0])
         timesteps, scale = self.schedule.timestep(sigma), self.schedule.x0_scale(sigma)
-        s, sigma = _broadcast(scale, x), sigma * scale
+        s, sigma = broadcast(scale, x), sigma * scale
         x = x * s
-        x_t = x * _broadcast((sigma.square() + 1).rsqrt(), x)
+        x_t = x * broadcast((sigma.square() + 1).rsqrt(), x)
         if self.null_image is not None:
             cond = with_null_image(cond, self.null_image)
         told = beside(self.schedule.told(timesteps), x)

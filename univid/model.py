@@ -32,11 +32,10 @@ class UniVid:
         dtype: of its weights.
 
         Raises:
-            ValueError: a profile that starts otherwise than samplers here can.
+            ValueError: a profile that starts where the schedule has no timestep.
         """
-        config, start = self.config.schedule, self.profile.start
-        start.refuse_unused()
-        schedule = NoiseSchedule(config).until(start.timestep)
+        config = self.config.schedule
+        schedule = NoiseSchedule(config).starting(self.profile.start)
         return Denoiser(self.unet, schedule, config.prediction, dtype)
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> "UniVid":

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from . import memory, samplers
 from .asked import Clip, Sampling, Source
+from .biased import BiasedNoise, biased_mode
 from .coding import encode, pieces
 from .conditioning import Conditioning, check_weights
 from .config import KNOWN, SamplingProfile, UNetConfig
@@ -69,6 +70,8 @@ def generate(
         looking = partial(denoiser.network, reference_frames=references)
         denoiser = dataclasses.replace(denoiser, network=looking)
     sample = samplers.get_sampler(how.sampler, denoiser.schedule, how.eta)
+    noisy = how.sampler if samplers.adds_noise(how.sampler, how.eta) else None
+    mode = biased_mode(profile, how.biased_noise, noisy)
     sigmas = samplers.sigma_schedule(how.sigma_schedule, denoiser.schedule, how.steps, source.denoise)
     report = callback or (lambda stage, done, total: None)
     seen = image is not None and model.config.unet.image_stream is not None
@@ -91,6 +94,8 @@ def generate(
         denoiser = dataclasses.replace(denoiser, null_image=grey_tokens(model))
     start = None if source.known else source.video
     latents = None if start is None else encode(model, start.to(device))
+    if latents is None and profile.start.biased_noise is not None:
+        latents = cond.concat  # the picture in every frame
     for name, tokens in (
         ("text encoder", cond.text),
         ("image encoder", cond.image),
@@ -107,14 +112,13 @@ def generate(
         _check_finite(denoised, f"the U-Net in step {step + 1} of {total}", model)
         report("sample", step + 1, total)
 
+    def denoise(x: Tensor, sigma: Tensor) -> Tensor:
+        return guider(denoiser, x, sigma, cond, uncond)
+
+    if mode == "consistent":
+        denoise = BiasedNoise(profile.start.biased_noise, denoiser.schedule).consistent(denoise, latents)
     report("sample", 0, len(sigmas) - 1)
-    x = sample(
-        lambda x, sigma: guider(denoiser, x, sigma, cond, uncond),
-        x,
-        sigmas,
-        noise=noise,
-        callback=on_step,
-    )
+    x = sample(denoise, x, sigmas, noise=noise, callback=on_step)
 
     report("decode", 0, len(prompts) * t)
     found = pieces(model, "decode", len(prompts), (t, h, w))
@@ -246,6 +250,9 @@ def _check_inputs(model: UniVid, prompts: list[str], image: Tensor | None, sourc
         raise ValueError(
             f"denoise needs a video to start from, got denoise {source.denoise} without one; give a video."
         )
+    start = model.profile.start
+    animates = start.biased_noise is not None and model.profile.inputs.concat == "first"
+    start.check_source(video is not None or animates, source.denoise)
     if not 0 <= seed < 2**63:
         raise ValueError(f"seed must be a whole number from 0 to 2^63 - 1, got {seed}.")
 

@@ -25,10 +25,11 @@ def initial_x(noise: Tensor, sigma: Tensor, schedule: NoiseSchedule, latents: Te
     """The state to start from at `sigma`, the first of the sigmas.
 
     noise: `[b c t h w]`, standard normal; latents: of the video to start from, or None.
-    At the schedule's largest sigma the network knows inputs of variance 1 only, so noise there has
-    sqrt(1 + sigma^2), as in the host; below it, sigma. Under a factor s of x0: sqrt(1 / s^2 + sigma^2).
+    At the largest sigma of a schedule that starts from noise the network knows inputs of variance 1 only, so
+    noise there has sqrt(1 + sigma^2), as in the host; else, sigma. Under a factor s of x0:
+    sqrt(1 / s^2 + sigma^2).
     """
-    full = sigma >= schedule.sigma_max * (1 - 1e-5)
+    full = schedule.from_noise and sigma >= schedule.sigma_max * (1 - 1e-5)
     largest = (schedule.x0_scales[-1].to(sigma) ** -2 + sigma**2).sqrt()
     x = noise * (largest if full else sigma)
     return x if latents is None else x + latents
@@ -154,6 +155,11 @@ def get_sampler(name: str, schedule: NoiseSchedule, eta: float = 0.0) -> Callabl
     if not 0 <= eta <= 1:
         raise ValueError(f"eta must be from 0 to 1, got {eta}.")
     return partial(function, eta=eta, x0_scale=schedule.x0_scale) if name == "ddim" else function
+
+
+def adds_noise(name: str, eta: float = 0.0) -> bool:
+    """Whether a sampler of SAMPLERS solves a stochastic equation, with fresh noise in its steps."""
+    return name in ("euler_ancestral", "dpmpp_2m_sde") or (name == "ddim" and eta > 0)
 
 
 def _steps(sigmas: Tensor) -> Iterator[tuple[int, Tensor, Tensor]]:

@@ -130,7 +130,7 @@ class Config(comfy.supported_models_base.BASE):
         super().__init__(
             {
                 "config": unet,
-                "schedule": NoiseSchedule(schedule).until(profile.start.timestep),
+                "schedule": NoiseSchedule(schedule).starting(profile.start),
                 "in_channels": unet.in_channels,
                 "out_channels": unet.out_channels,
                 "model_channels": unet.model_channels,
@@ -155,7 +155,7 @@ class UniVidModel(comfy.model_base.BaseModel):
 
     def __init__(self, config: ModelConfig, profile: SamplingProfile, host_config: Config, device=None):
         super().__init__(host_config, MODEL_TYPES[config.schedule.prediction], device, unet_model=HostUNet)
-        self.model_sampling = own_sampling(self.model_sampling, config.schedule, profile.start.timestep)
+        self.model_sampling = own_sampling(self.model_sampling, config.schedule, profile.start)
         self.univid_config, self.univid_profile = config, profile
         self.univid_previewer = None
         self._compiled = None, {}  # settings of the host, and the blocks by them
@@ -165,8 +165,8 @@ class UniVidModel(comfy.model_base.BaseModel):
 
         Then what the relatives take: fps, a null image, concat latents.
         """
-        self.univid_profile.start.refuse_unused()
-        text, noise = kwargs.get("cross_attn"), kwargs["noise"]
+        text, noise, latents = kwargs.get("cross_attn"), kwargs["noise"], kwargs.get("latent_image")
+        self.univid_profile.start.check_source(latents is not None and bool(latents.any()))
         frames = self.check_latents(noise)
         check_windows(self.current_patcher)
         check_control(kwargs.get("control"), frames)

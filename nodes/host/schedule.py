@@ -8,7 +8,7 @@ import torch
 from comfy.model_sampling import reshape_sigma
 from torch import Tensor
 
-from ...univid.config import ScheduleConfig
+from ...univid.config import ScheduleConfig, StartProfile
 from ...univid.diffusion import NoiseSchedule
 
 BETA_SCHEDULES = {"scaled_linear": "linear", "squaredcos_cap_v2": "cosine"}  # the host's names
@@ -25,17 +25,20 @@ def sampling_settings(config: ScheduleConfig) -> dict:
     }
 
 
-def own_sampling(sampling: torch.nn.Module, config: ScheduleConfig, first: int | None) -> torch.nn.Module:
-    """The host's model sampling (eps or v) for a model's factor of x0, and up to where its sampling starts.
+def own_sampling(sampling: torch.nn.Module, config: ScheduleConfig, start: StartProfile) -> torch.nn.Module:
+    """The host's model sampling (eps or v) for a model's factor of x0, and from where its sampling starts.
 
-    first: timestep of the largest sigma, as the host's schedulers, samplers and starting noise see it, and of
-        percent 0 in conditionings' ranges; None = the last.
+    There is the largest sigma, as the host's schedulers, samplers and starting noise see it, and percent 0 of
+    conditionings' ranges.
     """
+    schedule = NoiseSchedule(config).starting(start)
     if config.x0_scale != 1:
-        _scale(sampling, NoiseSchedule(config).until(first))
-    elif first is not None:
-        sampling.set_sigmas(sampling.sigmas[: first + 1])
-    return sampling if first is None else _with_percents(sampling)
+        _scale(sampling, schedule)
+    elif schedule.last < len(sampling.sigmas) - 1:
+        sampling.set_sigmas(sampling.sigmas[: schedule.last + 1])
+    if not schedule.from_noise:
+        _start_from_video(sampling)
+    return sampling if schedule.last == config.num_timesteps - 1 else _with_percents(sampling)
 
 
 def _scale(sampling: torch.nn.Module, schedule: NoiseSchedule) -> None:
@@ -57,6 +60,15 @@ def _scale(sampling: torch.nn.Module, schedule: NoiseSchedule) -> None:
 
     sampling.__class__ = ScaledSampling
     sampling.set_sigmas(schedule.sigmas)
+
+
+def _start_from_video(sampling: torch.nn.Module) -> None:
+    class VideoSampling(type(sampling)):
+        def noise_scaling(self, sigma: Tensor, noise: Tensor, latents: Tensor, max_denoise=False) -> Tensor:
+            """The largest sigma is one like the others: there is a video under its noise."""
+            return super().noise_scaling(sigma, noise, latents)
+
+    sampling.__class__ = VideoSampling
 
 
 def _with_percents(sampling: torch.nn.Module) -> torch.nn.Module:

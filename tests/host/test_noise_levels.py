@@ -45,7 +45,7 @@ def both(kind, first):
     host = Config(dataclasses.replace(TINY, schedule=schedule), profile)
     assert host.unet_config["schedule"].last == (first or 999)
     sampling = comfy.model_base.model_sampling(host, MODEL_TYPES[schedule.prediction])
-    return own_sampling(sampling, schedule, first), NoiseSchedule(schedule).until(first)
+    return own_sampling(sampling, schedule, start), NoiseSchedule(schedule).starting(start)
 
 
 @pytest.mark.parametrize("first", [None, FIRST, 12])
@@ -163,19 +163,3 @@ def test_a_users_own_noise_schedule_is_used_as_it_is(model):
         assert staged(patched, "euler", "sgm_uniform", (0, 4), falling()).isfinite().all()
     own = model.model.progress(torch.tensor([1e4, 4518.76, 5.0, 1.0, 0.03]))
     assert own[0] == own[1] == 0 < own[2] < own[3] < own[4] <= 1
-
-
-def test_a_start_that_is_not_known_yet_is_refused(path, tmp_path):
-    import json
-
-    from safetensors.torch import load_file, save_file
-    from univid_pack.nodes.host.model import load_model
-    from univid_pack.univid.files.weights import open_weights
-
-    header = dict(open_weights(path).metadata)
-    profile = json.loads(header["profile"])
-    profile["start"]["biased_noise"] = {"t_m": 600.0, "t_n": 990.0}
-    save_file(load_file(path), tmp_path / "animates.safetensors", header | {"profile": json.dumps(profile)})
-    model = load_model(tmp_path / "animates.safetensors", "fp32")
-    with pytest.raises(ValueError, match="starts from biased noise, which this version of UniVid cannot"):
-        staged(model, "euler", "normal", (0, 2), conditionings())

@@ -16,6 +16,7 @@ from training.lora import store_frozen
 from training.options import DenoiseOptions
 from training.rng import generator
 from training.task import MicroBatch, parameter_groups
+from univid.biased import BiasedNoise
 from univid.devices import beside
 from univid.diffusion import NoiseSchedule
 from univid.unet import UNet
@@ -33,7 +34,7 @@ from .denoising import (
     step_offset,
 )
 from .feed import Batch, Feed, check_prepared
-from .networks import build_network, check, modes_of, write_result
+from .networks import build_network, check, modes_of, timesteps_of, trained_profile, write_result
 
 
 class DenoiseTask:
@@ -49,7 +50,9 @@ class DenoiseTask:
         base = load_base(options.base, recipe.seed)
         check(recipe, base)
         check_prepared(options.data, base)
+        base.profile = trained_profile(options, base)  # samples of the run are drawn by it
         self.config, self.profile = base.config, base.profile
+        self.timesteps = timesteps_of(options, base)
         self.schedule = NoiseSchedule(self.config.schedule)
         self.modes = modes_of(options, base)
         self.feed = Feed(recipe, options.data, options.loss_weights, root / recipe.name)
@@ -103,7 +106,7 @@ class DenoiseTask:
                 size,
                 step_offset(seed, f"{modality} timesteps", step),
                 shift=self.options.noise.shift.get(modality, 1.0),
-                num_timesteps=self.config.schedule.num_timesteps,
+                num_timesteps=len(self.timesteps),
             ),
             self.step_streams(step),
             step,
@@ -114,18 +117,23 @@ class DenoiseTask:
         examples: Sequence[Example | PreparedExample],
         modes: Sequence[Mode],
         generators: Sequence[torch.Generator],
-        timesteps: Tensor,
+        places: Tensor,
         streams: Streams,
         step: int,
     ) -> Samples:
+        """places: of the samples' timesteps among those that are drawn."""
         self.encoders.device = next(self.module.parameters()).device
         latents = self.builder.latents(examples)
         noise = torch.stack([draw_noise(latents.shape[1:], self.options.noise.offset, g) for g in generators])
+        noise, timesteps = beside(noise, latents), beside(self.timesteps.start + places, latents)
+        cond = self.builder.conditions(examples, modes, latents, streams)
+        if biased := self.profile.start.biased_noise:
+            noise = BiasedNoise(biased, self.schedule).noise(noise, cond.concat, latents, timesteps)
         return Samples(
             latents=latents,
-            noise=beside(noise, latents),
-            timesteps=beside(timesteps, latents),
-            cond=self.builder.conditions(examples, modes, latents, streams),
+            noise=noise,
+            timesteps=timesteps,
+            cond=cond,
             reference_frames=draw_references(self.config.unet, latents.shape[2], self.recipe.seed, step),
             streams=streams,
         )
@@ -146,9 +154,8 @@ class DenoiseTask:
     def _fixed_samples(self) -> dict[str, list[Samples]]:
         """They with noise, modes and timesteps that do not change either, one at a time."""
         size, seed, samples = self.options.validation, self.recipe.seed, {}
-        num_timesteps = self.config.schedule.num_timesteps
         timesteps = spread_timesteps(
-            torch.arange(size), size, 0.5 / size, shift=1.0, num_timesteps=num_timesteps
+            torch.arange(size), size, 0.5 / size, shift=1.0, num_timesteps=len(self.timesteps)
         )
         for modality, examples in self.fixed_examples.items():
             stream = f"{modality} validation"

@@ -33,7 +33,8 @@ class Samples:
 def spread_timesteps(
     indices: Tensor, size: int, offset: Tensor | float, *, shift: float, num_timesteps: int
 ) -> Tensor:
-    """Timesteps of the samples `indices` of a step of `size` samples, int64 of the same shape.
+    """Timesteps of the samples `indices` of a step of `size` samples, int64 of the same shape; where an
+    expert draws only some of a schedule's, their places among those.
 
     One offset a step and an even spread over it: the timesteps of a batch cover the schedule evenly. A shift
     above 1 then moves them towards noise (SD3, eq. 23), where a clip's motion is decided.

@@ -1,5 +1,6 @@
 """The network of a run on real data: from its base, as its stage trains it, and at the end into a file."""
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from training.lora import add_lora, save_lora
 from training.options import DenoiseOptions
 from training.saved import FINAL, load, take_over
 from univid import checkpoints
+from univid.config import SamplingProfile, StartProfile, check_start
 from univid.model import UniVid
 from univid.unet import UNet
 
@@ -37,6 +39,45 @@ def modes_of(options: DenoiseOptions, base: UniVid) -> Mapping[Mode, float]:
     if options.stage in FINETUNING and base.config.unet.image_stream is None:
         return finetune.TEXT_MODES
     return STAGES[options.stage].modes
+
+
+def trained_profile(options: DenoiseOptions, base: UniVid) -> SamplingProfile:
+    """How the result is sampled: as the base is, from the biased noise that it is trained on."""
+    biased, profile = options.noise.biased, base.profile
+    if biased is None:
+        return profile
+    start = StartProfile(timestep=None, denoise=1.0, biased_noise=biased)
+    return dataclasses.replace(profile, start=start)
+
+
+def timesteps_of(options: DenoiseOptions, base: UniVid) -> range:
+    """Which timesteps are drawn: those that were asked for, else all, or all below t_n of biased noise."""
+    biased = trained_profile(options, base).start.biased_noise
+    end = base.config.schedule.num_timesteps if biased is None else int(biased.t_n)
+    asked = range(*options.noise.timesteps or (0, end))
+    if asked.stop > end:
+        raise ValueError(
+            f"expected timesteps below {end}, as the schedule and biased noise have them, got "
+            f"noise.timesteps to {asked.stop}; lower it."
+        )
+    return asked
+
+
+def _check_biased(options: DenoiseOptions, base: UniVid) -> None:
+    profile = trained_profile(options, base)
+    check_start(base.config, profile)
+    if profile.start.biased_noise is None:
+        return
+    if profile.inputs.concat != "first":
+        raise ValueError(
+            f"biased noise leads to a clip from the picture in its every frame, which {options.base} is not "
+            'given; take a base with concat latents "first".'
+        )
+    if options.lora is not None and profile.start != base.profile.start:
+        raise ValueError(
+            f"a LoRA cannot change where sampling starts, got biased noise that {options.base} lacks; leave "
+            "noise.biased out, or take another stage."
+        )
 
 
 def check(recipe: Recipe, base: UniVid) -> None:
@@ -79,6 +120,7 @@ def check(recipe: Recipe, base: UniVid) -> None:
             f"{options.base} animates a clip's first frame, got data.reference {options.data.reference!r}; "
             'set it to "first".'
         )
+    _check_biased(options, base)
 
 
 def build_network(options: DenoiseOptions, base: UniVid, seed: int, root: Path) -> UNet:
@@ -141,7 +183,6 @@ def write_result(
         save_lora(path, unet, options.lora, base=name, steps=step, info=kept | words, dtype=dtype)
         return
     info = base.info | words | {"training_step": str(step)}
-    model = UniVid(
-        base.config, base.profile, unet, base.vae, base.text_encoder, base.image_encoder, info=info
-    )
+    profile = trained_profile(options, base)
+    model = UniVid(base.config, profile, unet, base.vae, base.text_encoder, base.image_encoder, info=info)
     checkpoints.save(path, model, dtype=dtype)
