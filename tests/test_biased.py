@@ -7,6 +7,7 @@ import torch
 from test_pipeline import FRAMES, PROMPT, SIZE, build
 
 from training.options import NoiseOptions
+from univid import checkpoints
 from univid.biased import BiasedNoise, biased_mode
 from univid.conditioning import Conditioning
 from univid.config import BiasedNoiseProfile, StartProfile
@@ -14,6 +15,7 @@ from univid.diffusion import TO_X0, NoiseSchedule, training_loss, x0_to_eps, x0_
 from univid.pipeline import Clip, Sampling, Source, generate
 from univid.presets import PROFILES, SD21_SCHEDULE
 from univid.samplers import SAMPLERS, adds_noise, initial_x, sigma_schedule
+from univid.video import write_video
 
 UPSCALE, ANIMATE = BiasedNoiseProfile(0, 700), BiasedNoiseProfile(600, 990)
 ZERO_SNR = dataclasses.replace(SD21_SCHEDULE, prediction="v", zero_terminal_snr=True)
@@ -303,6 +305,19 @@ def test_what_cannot_be_sampled_is_refused_in_one_sentence(given, options, words
     with pytest.raises(ValueError, match=words) as error:
         generate(model("modelscope", given), PROMPT, **options)
     assert str(error.value).count(". ") == 0
+
+
+def test_the_command_line_gives_such_a_model_the_whole_video(run, small_checkpoint, tmp_path):
+    turns = checkpoints.load(small_checkpoint)
+    turns.profile = dataclasses.replace(turns.profile, start=start(UPSCALE))
+    checkpoints.save(tmp_path / "turns.safetensors", turns)
+    write_video(VIDEO, tmp_path / "in.mp4", 8)
+    words = ("--prompt", PROMPT, "--checkpoint", "turns.safetensors", "--out", "out.mp4")
+    status, _, said = run("generate", *words, "--video", "in.mp4")
+    assert status == 0 and (tmp_path / "out.mp4").exists(), said
+    for more, why in (((), "got none"), (("--video", "in.mp4", "--denoise", 0.6), "got denoise 0.6")):
+        status, _, said = run("generate", *words, *more)
+        assert status == 2 and why in said
 
 
 def test_consistent_is_the_default_where_the_network_sees_its_condition():

@@ -66,7 +66,10 @@ def build_parser() -> Parser:
         help="start from the first frames of this video, cropped at the centre and resized",
     )
     source.add_argument(
-        "--denoise", type=float, metavar="D", help="how much of it is made anew, above 0 to 1 (default: 0.6)"
+        "--denoise",
+        type=float,
+        metavar="D",
+        help="how much of it is made anew, above 0 to 1 (default: 0.6; 1 for a model that refines)",
     )
     _machine(generate)
     output = generate.add_argument_group("output")
