@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from univid.config import BiasedNoiseProfile
+from univid.config import INPUT_CHOICES, BiasedNoiseProfile
 from univid.dtypes import DTYPES
 
 from .config import Options
@@ -48,6 +48,39 @@ class NoiseOptions:
             )
 
 
+PATTERNS = ("none", "first", "ends", "start", "every")  # of known frames; see stages/known.py
+
+
+@dataclass(frozen=True)
+class JoinedOptions:
+    """Latents that join the network's input; a base that takes none gets weights for them, of zero.
+
+    concat: their kind, as of a sampling profile.
+    """
+
+    concat: str
+    # of known frames: how often each pattern is shown: "none"; the "first" frame; both "ends"; the "start",
+    # of any length; "every" second one, or third, and so on
+    patterns: Mapping[str, float] = field(
+        default_factory=lambda: {"none": 0.1, "first": 0.25, "ends": 0.15, "start": 0.25, "every": 0.25}
+    )
+    noise: float = 0.0  # of known frames the most, in their latents' deviations; the network is told how much
+
+    def __post_init__(self):
+        kinds = INPUT_CHOICES["concat"][1:]
+        if self.concat not in kinds:
+            raise ValueError(f"joined.concat must be one of {', '.join(kinds)}, got {self.concat!r}.")
+        if unknown := sorted(set(self.patterns) - set(PATTERNS)):
+            raise ValueError(f"joined.patterns are {', '.join(PATTERNS)}, got {', '.join(unknown)}.")
+        shares = self.patterns.values()
+        if min(shares, default=0) < 0 or abs(sum(shares) - 1) > 1e-6:
+            raise ValueError(
+                f"the shares of joined.patterns must be at least 0 and add up to 1, got {[*shares]}."
+            )
+        if not 0 <= self.noise <= 1:
+            raise ValueError(f"joined.noise must be from 0 to 1, got {self.noise}.")
+
+
 @dataclass(frozen=True)
 class SampleOptions:
     """The clips that a run draws of itself every `logs.sample_every` steps, always from the same noise."""
@@ -86,6 +119,7 @@ class DenoiseOptions(Options):
     # shares of samples that show "none", "text", "image" and "both"; nothing = those of the stage
     modes: Mapping[str, float] = field(default_factory=dict)
     noise: NoiseOptions = NoiseOptions()
+    joined: JoinedOptions | None = None  # none = what the base takes
     lora: LoraConfig | None = None  # of stage "lora"
     frozen_dtype: str = "float32"  # of autoencoder and towers, and of the network beside a LoRA
     validation: int = 8  # samples of each modality

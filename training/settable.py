@@ -14,12 +14,13 @@ from .config import Recipe
 from .data.config import SourceConfig
 from .data.samples import MODALITIES
 from .lora import LoraConfig
-from .options import DenoiseOptions
+from .options import DenoiseOptions, JoinedOptions
 
 EMPTY = {  # parts that may be lacking; UniVG animates by these numbers
     SourceConfig: SourceConfig(()),
     LoraConfig: LoraConfig(),
     BiasedNoiseProfile: BiasedNoiseProfile(600, 990),
+    JoinedOptions: JoinedOptions("known"),
 }
 MODAL = ("batch", "engine.micro_batch")  # mappings whose keys are modalities; 0 samples are none
 

@@ -12,6 +12,7 @@ from univid.model import UniVid
 
 from .base import Encoders
 from .conditions import Mode
+from .known import Known
 
 Streams = tuple[bool, bool]  # whether text and image are shown by any sample of a step
 
@@ -45,17 +46,24 @@ class Builder:
         modes: Sequence[Mode],
         latents: Tensor,
         streams: Streams,
+        known: Known | None = None,
     ) -> Conditioning:
-        """What each example is denoised under; image tokens only where that stream runs."""
+        """What each example is denoised under; image tokens only where that stream runs.
+
+        known: which frames of each are shown, of a model that makes the others.
+        """
+        numbers = {
+            name: torch.full((len(examples),), float(value), device=latents.device)
+            for name, value in self.numbers.items()
+        }
+        if known is not None and "noise" in numbers:
+            numbers["noise"] = beside(1000 * known.levels, latents)
         cond = Conditioning(
             text=self._text(examples, modes),
             image=self._image(examples) if streams[1] else None,
             weights=torch.tensor([mode[1] for mode in modes]),
-            concat=self._concat(latents),
-            numbers={
-                name: torch.full((len(examples),), float(value), device=latents.device)
-                for name, value in self.numbers.items()
-            },
+            concat=self._concat(latents, known),
+            numbers=numbers,
         )
         null = self.encoders.null_image()
         return cond if null is None else with_null_image(cond, null)
@@ -77,8 +85,10 @@ class Builder:
             return self.encoders.image_tokens(torch.stack([e.pixels[e.reference] for e in examples]))
         return self.encoders.here(torch.stack([example.image for example in examples])).float()
 
-    def _concat(self, latents: Tensor) -> Tensor | None:
-        """Latents of the picture, which is the first frame, and where two are joined of the last one."""
+    def _concat(self, latents: Tensor, known: Known | None) -> Tensor | None:
+        """Latents of the known frames, or of the picture, which is the first frame, and of the last one."""
+        if known is not None:
+            return known.channels(self.inputs.concat, latents)
         if self.inputs.concat == "none":
             return None
         return concat_frames(self.inputs.concat, latents[:, :, :1], latents[:, :, -1:], latents.shape[2])

@@ -22,7 +22,7 @@ from univid.diffusion import NoiseSchedule
 from univid.unet import UNet
 from univid.video import read_image
 
-from .base import Encoders, base_evidence, load_base
+from .base import Encoders, base_evidence
 from .building import Builder, Streams
 from .conditions import Mode, draw_modes
 from .denoising import (
@@ -34,7 +34,17 @@ from .denoising import (
     step_offset,
 )
 from .feed import Batch, Feed, check_prepared
-from .networks import build_network, check, modes_of, timesteps_of, trained_profile, write_result
+from .known import draw_known
+from .networks import (
+    build_network,
+    check,
+    joined,
+    load_joined,
+    modes_of,
+    timesteps_of,
+    trained_profile,
+    write_result,
+)
 
 
 class DenoiseTask:
@@ -47,7 +57,7 @@ class DenoiseTask:
     def __init__(self, recipe: Recipe, root: Path):
         options: DenoiseOptions = recipe.options
         self.recipe, self.options, self.root = recipe, options, root
-        base = load_base(options.base, recipe.seed)
+        base = load_joined(options, recipe.seed)
         check(recipe, base)
         check_prepared(options.data, base)
         base.profile = trained_profile(options, base)  # samples of the run are drawn by it
@@ -64,6 +74,7 @@ class DenoiseTask:
             store_frozen(self.module, getattr(torch, recipe.dtype))
         self.encoders = Encoders(base, getattr(torch, options.frozen_dtype))
         self.builder = Builder(base, self.encoders, options.data.fps)
+        self.joined = joined(options, base)
         base.unet = None  # `module` is a copy of it
 
     def parameter_groups(self) -> list[dict]:
@@ -126,7 +137,8 @@ class DenoiseTask:
         latents = self.builder.latents(examples)
         noise = torch.stack([draw_noise(latents.shape[1:], self.options.noise.offset, g) for g in generators])
         noise, timesteps = beside(noise, latents), beside(self.timesteps.start + places, latents)
-        cond = self.builder.conditions(examples, modes, latents, streams)
+        known = None if self.joined is None else draw_known(self.joined, latents.shape, generators)
+        cond = self.builder.conditions(examples, modes, latents, streams, known)
         if biased := self.profile.start.biased_noise:
             noise = BiasedNoise(biased, self.schedule).noise(noise, cond.concat, latents, timesteps)
         return Samples(

@@ -10,12 +10,13 @@ from torch import Tensor
 from training.config import Recipe
 from training.data.samples import MODALITIES
 from training.lora import add_lora, save_lora
-from training.options import DenoiseOptions
+from training.options import DenoiseOptions, JoinedOptions
 from training.saved import FINAL, load, take_over
 from univid import checkpoints
-from univid.config import SamplingProfile, StartProfile, check_start
+from univid.config import KNOWN, SamplingProfile, StartProfile, check_start
 from univid.model import UniVid
 from univid.unet import UNet
+from univid.widened import widened
 
 from . import adapters, finetune, joint, t2v
 from .base import load_base, trainable
@@ -39,6 +40,34 @@ def modes_of(options: DenoiseOptions, base: UniVid) -> Mapping[Mode, float]:
     if options.stage in FINETUNING and base.config.unet.image_stream is None:
         return finetune.TEXT_MODES
     return STAGES[options.stage].modes
+
+
+def joined(options: DenoiseOptions, base: UniVid) -> JoinedOptions | None:
+    """What joins the network's input: as asked, else as the base takes it."""
+    concat = base.profile.inputs.concat
+    return options.joined or (None if concat == "none" else JoinedOptions(concat))
+
+
+def load_joined(options: DenoiseOptions, seed: int) -> UniVid:
+    """The base, with weights for the latents that shall join its input.
+
+    Raises:
+        ValueError: no such base, or one that takes other latents.
+    """
+    base, asked = load_base(options.base, seed), options.joined
+    takes = base.profile.inputs.concat
+    if asked is None or takes == asked.concat:
+        if asked is not None and asked.noise and "noise" not in base.config.unet.numbers:
+            raise ValueError(
+                f"{options.base} is told of no noise on known frames, got joined.noise {asked.noise:g}; set "
+                "it to 0, or take the base without joined latents."
+            )
+        return base
+    if takes != "none":
+        raise ValueError(
+            f"{options.base} takes joined latents {takes!r}, got joined.concat {asked.concat!r}."
+        )
+    return widened(base, asked.concat, 0.0 if asked.noise else None)
 
 
 def trained_profile(options: DenoiseOptions, base: UniVid) -> SamplingProfile:
@@ -115,7 +144,7 @@ def check(recipe: Recipe, base: UniVid) -> None:
             f"the temporal layers of {options.base} take part in single frames too, so these cannot train "
             f"its spatial layers alone; set {' and '.join(f'batch.{m}' for m in stills)} to 0."
         )
-    if inputs.concat != "none" and options.data.reference != "first":
+    if inputs.concat not in ("none", *KNOWN) and options.data.reference != "first":
         raise ValueError(
             f"{options.base} animates a clip's first frame, got data.reference {options.data.reference!r}; "
             'set it to "first".'
@@ -173,7 +202,7 @@ def write_result(
         ValueError: weights that are not finite in this type, or a file that cannot be written.
     """
     options: DenoiseOptions = recipe.options
-    base = load_base(options.base, recipe.seed)
+    base = load_joined(options, recipe.seed)
     unet = build_network(options, base, recipe.seed, root)
     take_over(unet, unet.state_dict() | dict(state), root / recipe.name)
     words = {"source": f"python -m training: {recipe.name}, {options.stage} of {options.base}"}
