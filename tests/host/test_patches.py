@@ -318,7 +318,7 @@ def test_self_attention_guidance(model, guidance):
 @pytest.mark.parametrize("guidance", ["joint", "joint rescaled", "separate", "nested"])
 def test_patches_of_the_host_act_in_every_mode(model, module, node, values, guidance):
     out = sampled(patched(module, node, model, *values), guidance)
-    assert out.isfinite().all() and difference(out, sampled(model, guidance)) > 1e-3
+    assert out.isfinite().all() and difference(out, sampled(model, guidance)) > 5e-4
 
 
 def test_hypertile_acts_where_there_is_something_to_tile_and_says_where_not(model, caplog):
