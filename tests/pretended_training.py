@@ -15,6 +15,8 @@ from accelerator import Accelerator, accelerator
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import unset_fake_temporarily
 
+from training import loop
+from training.distributed import Network
 from training.saved import METADATA
 
 GENERATOR, LOAD = torch.Generator, torch.load
@@ -40,6 +42,21 @@ def training_accelerator() -> Iterator[Accelerator]:
         patch("torch.Generator", lambda device="cpu": GENERATOR()),  # there is none of that device
     ):
         yield seen
+
+
+def watch_steps(monkeypatch, seen: Accelerator) -> list[list[str]]:
+    """What waits for the device in each step of the loop; in a loss and its backward pass nothing may."""
+    waits, take_step = [], loop.take_step
+
+    def watched_step(*arguments):
+        before = len(seen.waits)
+        row = take_step(*arguments)
+        waits.append(seen.waits[before:])
+        return row
+
+    monkeypatch.setattr(loop, "take_step", watched_step)
+    monkeypatch.setattr(Network, "passing", lambda *_: seen.without_waiting())
+    return waits
 
 
 def _apply(module: nn.Module, move, recurse=True) -> nn.Module:

@@ -4,11 +4,10 @@ import dataclasses
 
 import pytest
 from accelerator import DEVICE
-from pretended_training import training_accelerator
+from pretended_training import training_accelerator, watch_steps
 
 from training import loop
 from training.config import LogsConfig
-from training.distributed import Network
 from training.tiny import features, unet
 from training.tiny.adopt import adopt
 from training.tiny.commands import recipe
@@ -47,18 +46,9 @@ def test_a_recipe_runs_there_and_waits_once_a_step(root, tmp_path, monkeypatch, 
         logs=LogsConfig(),
         options=dataclasses.replace(chosen.options, **changes.get(name, {})),
     )
-    waits, take_step = [], loop.take_step
     with training_accelerator() as seen:
         task = build(chosen, root, DEVICE)
-
-        def watched_step(*arguments):
-            before = len(seen.waits)
-            row = take_step(*arguments)
-            waits.append(seen.waits[before:])
-            return row
-
-        monkeypatch.setattr(loop, "take_step", watched_step)
-        monkeypatch.setattr(Network, "passing", lambda *_: seen.without_waiting())
+        waits = watch_steps(monkeypatch, seen)
         loop.train(chosen, task, tmp_path / name, device=DEVICE, progress=False)
     assert waits == [[READ]]
     assert all(parameter.device == DEVICE for parameter in task.module.parameters())

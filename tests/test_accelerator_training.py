@@ -8,14 +8,13 @@ import torch
 from accelerator import DEVICE
 from denoise_runs import Maker, relative
 from preparing import make_config, make_raw
-from pretended_training import backward, training_accelerator
+from pretended_training import backward, training_accelerator, watch_steps
 from torch.utils.checkpoint import checkpoint
 
 from training import loop
 from training.config import EngineConfig, LogsConfig
 from training.data.config import SourceConfig
 from training.data.samples import PreparedExample
-from training.distributed import Network
 from training.lora import LoraConfig
 from training.prepare import WorkConfig, prepare
 from training.recipes_univid import univid_adapters, univid_joint, univid_t2v
@@ -58,18 +57,9 @@ def dynamicrafter(small_checkpoint, tmp_path):
 
 def check_run(recipe, root, monkeypatch):
     """Train: the loss must not wait for the device, and a step once, for whether it is finite."""
-    waits, take_step = [], loop.take_step
     task = DenoiseTask(recipe, root)
     with training_accelerator() as seen:
-
-        def watched_step(*arguments):
-            before = len(seen.waits)
-            row = take_step(*arguments)
-            waits.append(seen.waits[before:])
-            return row
-
-        monkeypatch.setattr(loop, "take_step", watched_step)
-        monkeypatch.setattr(Network, "passing", lambda *_: seen.without_waiting())
+        waits = watch_steps(monkeypatch, seen)
         task.encoders.device = DEVICE
         task.encoders.whole(task.module)  # or the first loss would bring them there
         final = loop.train(recipe, task, root / recipe.name, device=DEVICE, progress=False)
