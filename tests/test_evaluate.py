@@ -261,7 +261,9 @@ def test_untrained_is_another_network(small_checkpoint):
 
 
 @pytest.mark.slow
-def test_workers_change_nothing(small_checkpoint, tmp_path):
+def test_workers_change_nothing(small_checkpoint, tmp_path, monkeypatch):
+    rows = {name: row for name, row in ROWS.items() if not row.frames or name == module.T2V_LONG}
+    monkeypatch.setattr(module, "ROWS", rows)  # long clips take long
     alone, _ = run(small_checkpoint, tmp_path, clips=22)
     spread, _ = run(small_checkpoint, tmp_path, clips=22, machine=Machine(workers=2))
     assert alone == spread
