@@ -45,9 +45,9 @@ def widened(model: UniVid, concat: str, noise: float | None = None) -> UniVid:
     state["input_blocks.0.0.weight"] = torch.cat([first, more], 1)
     for number in told:
         layers = unet.number_embedding(number.name)
-        torch.nn.init.zeros_(layers[2].weight)
+        for silent in layers[2].parameters():
+            torch.nn.init.zeros_(silent)
         state |= {f"{number.name}_embedding.{name}": value for name, value in layers.state_dict().items()}
-        state[f"{number.name}_embedding.2.bias"] = torch.zeros_like(layers[2].bias)
     unet.load_state_dict(state)
     return dataclasses.replace(
         model,

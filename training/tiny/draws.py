@@ -40,6 +40,7 @@ class Drawer:
 
     def __init__(self, shown: ShownOptions, clips: int, centered: Tensor, moments: int):
         self.shown, self.clips, self.moments, self.device = shown, clips, moments, centered.device
+        self.pictured = -(-moments // PICTURED)  # moments that can be shown as a picture
         self.centered = centered if len(centered) else torch.arange(clips, device=self.device)
 
     def images(self, size: int, rng: torch.Generator) -> Draws:
@@ -48,8 +49,7 @@ class Drawer:
         The second is the cheap way to learn where a word of motion puts a shape, and, when the picture is one
         of any frame of the clip, to keep what a picture shows in all of them.
         """
-        count = -(-self.moments // PICTURED)
-        own, other = (self._integers(count, size, rng) for _ in range(2))
+        own, other = (self._integers(self.pictured, size, rng) for _ in range(2))
         still = self._uniform(size, rng) < self.shown.still_share
         if self.shown.places and self.shown.picture_of_clip:
             pictures = torch.where(still, own, other)
@@ -67,7 +67,7 @@ class Drawer:
         start = (u * room).long()
         whole = self._uniform(size, rng)[:, None] < self.shown.whole_share
         moments = torch.where(whole, spread, start + stride * steps).clamp(max=self.moments - 1)
-        pictures = self._integers(-(-self.moments // PICTURED), size, rng)
+        pictures = self._integers(self.pictured, size, rng)
         return Draws(self._clips(size, rng), moments, pictures, torch.zeros_like(pictures, dtype=torch.bool))
 
     def _clips(self, size: int, rng: torch.Generator) -> Tensor:

@@ -7,6 +7,7 @@ get a meaning, and the picture's embedding has to say where and how large the sh
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -60,7 +61,7 @@ def frozen_towers(folder: Path) -> Towers:
     return towers.eval().requires_grad_(False)
 
 
-class ContrastTask:
+class ContrastTask(ABC):
     """Each frame against all still captions, each first and last frame together against captions.
 
     A step shows every scene at most once, so each of its captions is wrong for all other clips. What is held
@@ -80,9 +81,9 @@ class ContrastTask:
         self.stills = tokenize(captions).to(device)  # ids [72 n]
         self.captions = tokenize([scene.caption for scene in shapes.SEEN_SCENES]).to(device)  # [s n]
 
+    @abstractmethod
     def tables(self, shown: Tensor, mine: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Embeddings of all still captions and of captions, and which of these are those of `shown[mine]`."""
-        raise NotImplementedError
 
     def parameter_groups(self) -> list[dict]:
         return parameter_groups(self.module)
