@@ -4,10 +4,8 @@ With several processes: `torchrun --nproc-per-node 2 -m training train RECIPE`.
 """
 
 import argparse
-import contextlib
 import shutil
 import sys
-from pathlib import Path
 
 from univid.files.output import new_file
 from univid.messages import sentence, show_safely
@@ -16,37 +14,19 @@ from univid.signals import stoppable
 from . import cli, distributed
 from .config import Recipe
 from .export import saved_recipe
-from .loop import train
 from .options import DenoiseOptions
-from .saved import newest_weights
-from .stages.denoise import DenoiseTask
+from .runs import result, run
 from .tiny import commands as tiny
 
 
-def run(recipe: Recipe, root: Path, device) -> None:
-    """Train a recipe on real data in its own folder below `root`, and write what ComfyUI loads."""
-    task = DenoiseTask(recipe, root)
-    with contextlib.closing(task.feed):
-        train(recipe, task, root / recipe.name, device=device)
-    if distributed.rank() == 0:
-        result(recipe, root, root / recipe.name / f"{recipe.name}.safetensors")
-
-
-def result(recipe: Recipe, root: Path, out: Path) -> None:
-    """Write what the run of a recipe on real data has made: a checkpoint, or a LoRA."""
-    from .stages.networks import write_result
-
-    saved = newest_weights(root / recipe.name)
-    write_result(recipe, root, saved["ema"], int(saved["step"]), out)
-    print(out)
-
-
 def finetune(recipe: Recipe, options: argparse.Namespace, device) -> None:
-    run(recipe, options.root, device)
-    if options.out and distributed.rank() == 0:
-        with new_file(options.out) as temporary:
-            shutil.copy(options.root / recipe.name / f"{recipe.name}.safetensors", temporary)
-        print(options.out)
+    made = run(recipe, options.root, device)
+    if distributed.rank() == 0:
+        print(made)
+        if options.out:
+            with new_file(options.out) as temporary:
+                shutil.copy(made, temporary)
+            print(options.out)
 
 
 def plan(recipe: Recipe, options: argparse.Namespace) -> None:
@@ -78,7 +58,9 @@ def export(options: argparse.Namespace) -> None:
     if recipe is None:
         tiny.export(options.root, options.run, options.out)
     else:
-        result(recipe, options.root, options.out or options.root / options.run / f"{options.run}.safetensors")
+        out = options.out or options.root / options.run / f"{options.run}.safetensors"
+        result(recipe, options.root, out, beside_built_in=options.beside_built_in)
+        print(out)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -95,8 +77,12 @@ def main(argv: list[str] | None = None) -> None:
     with distributed.process_group(options.device) as device:
         if options.command == "train":
             recipe = cli.recipe_of(options, settings)
-            train_it = run if isinstance(recipe.options, DenoiseOptions) else tiny.run
-            train_it(recipe, options.root, device)
+            if isinstance(recipe.options, DenoiseOptions):
+                made = run(recipe, options.root, device)
+                if distributed.rank() == 0:
+                    print(made)
+            else:
+                tiny.run(recipe, options.root, device)
         elif options.command == "finetune":
             finetune(cli.recipe_of(options, settings), options, device)
         elif options.command == "prepare":

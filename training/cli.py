@@ -5,9 +5,11 @@ from pathlib import Path
 
 import tyro
 
-from . import recipes_univid
+from univid.files.hashes import cache_folder
+
+from . import recipes_cascade, recipes_univid
 from .config import Recipe
-from .data.config import SourceConfig, cache_folder
+from .data.config import DEGRADATIONS, DegradationConfig, SourceConfig
 from .lora import PARTS, LoraConfig
 from .plan import GPUS, Cluster
 from .prepare import PrepareConfig, WorkConfig
@@ -15,7 +17,8 @@ from .settable import settable, settled
 from .tiny import commands as tiny
 
 DEFAULT_ROOT = cache_folder()
-RECIPES = recipes_univid.RECIPES | tiny.RECIPES
+FULL_SIZE = recipes_univid.RECIPES | recipes_cascade.RECIPES
+RECIPES = FULL_SIZE | tiny.RECIPES
 SETTINGS = "and any setting of the recipe, as --optim.lr 1e-5; all of them: RECIPE --settings"
 
 
@@ -64,7 +67,7 @@ def parser() -> argparse.ArgumentParser:
         epilog=SETTINGS,
         allow_abbrev=False,
     )
-    planned = [*recipes_univid.RECIPES, "finetune"]
+    planned = [*FULL_SIZE, "finetune"]
     ahead.add_argument("recipe", choices=planned, metavar="RECIPE", help=", ".join(planned))
     ahead.add_argument("--gpus", type=int, default=Cluster.gpus, help="default: %(default)s")
     ahead.add_argument("--gpu", choices=GPUS, default=Cluster.gpu, help="default: %(default)s")
@@ -90,11 +93,17 @@ def parser() -> argparse.ArgumentParser:
     ready.add_argument("--out", type=Path, required=True, help="folder")
     ready.add_argument("--images", nargs="+", metavar="PATH", help="folders, or tar shards: a/{000..099}.tar")
     ready.add_argument("--clips", nargs="+", metavar="PATH", help="likewise")
+    ready.add_argument(
+        "--degradations", choices=DEGRADATIONS, help="beside each sample a poor copy, for super-resolution"
+    )
     ready.add_argument("--verify", action="store_true", help="compare what is there with its checksums")
 
     out = commands.add_parser("export", help="write a run's network and all it needs as one file")
     out.add_argument("--run", default=tiny.TINY[-1], help="its folder's name (default: %(default)s)")
     out.add_argument("--out", type=Path, help="default: the built-in checkpoint; of others, in their folder")
+    out.add_argument(
+        "--beside-built-in", action="store_true", help="leave out what the built-in checkpoint has as well"
+    )
 
     tiny.add(commands)
     return root
@@ -139,7 +148,12 @@ def prepare_config(options: argparse.Namespace, settings: list[str]) -> PrepareC
         SourceConfig(tuple(paths)) if paths else None for paths in (options.images, options.clips)
     )
     config = PrepareConfig(
-        base=options.base, out=options.out, images=images, clips=clips, work=WorkConfig(device=options.device)
+        base=options.base,
+        out=options.out,
+        images=images,
+        clips=clips,
+        degradations=DegradationConfig(options.degradations) if options.degradations else None,
+        work=WorkConfig(device=options.device),
     )
     return tyro.cli(
         PrepareConfig,

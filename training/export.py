@@ -22,8 +22,10 @@ def saved_recipe(folder: Path) -> Recipe | None:
     how = dacite.Config(cast=[tuple], strict=True)
     how.type_hooks[Options] = lambda options: dacite.from_dict(DenoiseOptions, options, how)
     try:
+        if "validation" in saved["options"]:  # where earlier versions had it
+            saved["options"].setdefault("samples", {})["validation"] = saved["options"].pop("validation")
         return dacite.from_dict(Recipe, saved, how)
-    except (dacite.DaciteError, TypeError, ValueError, AttributeError) as error:
+    except (dacite.DaciteError, KeyError, TypeError, ValueError, AttributeError) as error:
         field = f" at {shown(error.field_path)}" if getattr(error, "field_path", None) else ""
         raise ValueError(
             f"{shown(folder / RECORD)} is no recipe of this version{field}; put it back from a copy, or "

@@ -5,7 +5,7 @@ zero first, so that training starts at the network as it is. The file is univid/
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -99,20 +99,26 @@ def layers_of(unet: nn.Module, parts: str) -> list[str]:
 
 
 @torch.no_grad()
-def add_lora(unet: nn.Module, config: LoraConfig, seed: int) -> list[str]:
+def add_lora(
+    unet: nn.Module, config: LoraConfig, seed: int, among: Collection[str] | None = None
+) -> list[str]:
     """Give the chosen layers of a U-Net an adapter each and freeze all else; return the layers' paths.
 
     The output stays that of the frozen network, bit for bit. Add them before the network is sharded or
     wrapped for several processes. lora_A is Kaiming-uniform, drawn from the seed and the layer's path alone.
+
+    among: names of parameters; layers whose weight is none of them get no adapter. None = all may.
 
     Raises:
         ValueError: the network has adapters already, or no layer of the chosen parts.
     """
     if any(isinstance(module, Adapted) for module in unet.modules()):
         raise ValueError("this network has adapters already; build it anew from its checkpoint.")
-    paths = layers_of(unet, config.parts)
+    paths = [p for p in layers_of(unet, config.parts) if among is None or f"{p}.weight" in among]
     if not paths:
-        raise ValueError(f"this network has no layers of the parts {config.parts!r}; choose others.")
+        raise ValueError(
+            f"expected layers to adapt, got no layers of the parts {config.parts!r}; choose others."
+        )
     unet.requires_grad_(False)
     for path in paths:
         holder, _, name = path.rpartition(".")

@@ -12,7 +12,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 
@@ -24,7 +24,8 @@ from univid.messages import shown
 
 from . import distributed
 from .config import endless_fields
-from .data.config import DataConfig, SourceConfig
+from .data.config import DataConfig, DegradationConfig, SourceConfig
+from .data.degradations import poor_copy
 from .data.encode import Decoded, Encoder, Window, decode_sample
 from .data.manifest import PARTS, Manifest, digests
 from .data.output import claimed, list_bad, read_record, records, writing
@@ -48,6 +49,7 @@ class WorkConfig:
     gather: int = 24  # frames, before the encoders begin
     workers: int = 4  # threads that decode, on every rank
     folder_shard: int = 500  # samples of a shard, where the source is a folder
+    max_bad_share: float = 0.05  # of samples that cannot be used; more stop the run
 
     def __post_init__(self):
         if self.precision not in DTYPES.values():
@@ -72,14 +74,14 @@ class PrepareConfig:
     min_frames: int = 8
     fps: float = 8.0
     references: int = 4  # frames of a clip, spread evenly from the first on, whose image tokens are stored
+    degradations: DegradationConfig | None = None  # of a poor copy of each sample; none = no such copy
     dtype: str = "float16"  # of what is stored
-    max_bad_share: float = 0.05  # of samples that cannot be used; more stop the run
     work: WorkConfig = field(default_factory=WorkConfig)
 
     def __post_init__(self):
         DataConfig(  # which checks them
             buckets=self.buckets, min_frames=self.min_frames, max_frames=self.frames, fps=self.fps,
-            max_bad_share=self.max_bad_share,
+            max_bad_share=self.work.max_bad_share,
         )  # fmt: skip
         if self.images is None and self.clips is None:
             raise ValueError("expected images or clips to prepare, got neither; name a folder or tar shards.")
@@ -98,8 +100,10 @@ class PrepareConfig:
 
     def settings(self) -> dict:
         """All that shapes the data, as JSON values."""
-        free = ("base", "out", "work", "max_bad_share")
+        free = ("base", "out", "work")
         shaping = {name: value for name, value in asdict(self).items() if name not in free}
+        if self.degradations is None:  # then data of earlier versions is the same
+            del shaping["degradations"]
         for name in KINDS:
             if shaping[name] is not None:
                 del shaping[name]["paths"]  # data may be moved
@@ -126,7 +130,7 @@ def prepare(config: PrepareConfig, *, progress: bool = True) -> Summary:
 
     Raises:
         ValueError: the folder holds data of other settings, another run is at work there, the disk is full,
-            more samples are bad than `max_bad_share` allows, or base or sources cannot be used.
+            more samples are bad than `work.max_bad_share` allows, or base or sources cannot be used.
     """
     sources: dict[str, Shards] = {
         name: open_source(getattr(config, name), kind, config.buckets)
@@ -272,9 +276,8 @@ class _Run:
             except BadSample as error:
                 return error  # whose text begins with the key
             try:
-                return decode_sample(
-                    raw, self.config.buckets[bucket], self.config.window if job.clips else None
-                )
+                window = self.config.window if job.clips else None
+                return self._degraded(decode_sample(raw, self.config.buckets[bucket], window), job, place)
             except BadSample as error:
                 return BadSample(f"{raw.key}: {error}")
 
@@ -286,10 +289,18 @@ class _Run:
             else:
                 yield decoded
 
+    def _degraded(self, decoded: Decoded, job: Job, place: tuple[int, int]) -> Decoded:
+        """With its poor copy, drawn by the seed and by where the sample stands in the raw data."""
+        if self.config.degradations is None:
+            return decoded
+        bucket, index = place
+        where = f"{job.source.kind} {job.shard} {bucket}"
+        return replace(decoded, degraded=poor_copy(decoded.pixels, self.config.degradations, where, index))
+
     def _pass_over(self, reason: str, bad: list[str]) -> None:
         bad.append(reason)
         self.bad += 1
-        if self.bad >= ENOUGH and self.bad > self.config.max_bad_share * self.seen:
+        if self.bad >= ENOUGH and self.bad > self.config.work.max_bad_share * self.seen:
             path = list_bad(self.config.out, [*records(self.config.out).values(), {"bad": bad}])
             raise _too_many(self.bad, self.seen, path, bad)
 
@@ -321,8 +332,8 @@ def _groups(samples: Iterable[Decoded], frames: int) -> Iterator[list[Decoded]]:
 def _too_many(bad: int, seen: int, path: Path, reasons: list[str]) -> ValueError:
     last = "; ".join(shown(reason, 50) for reason in reasons[-LISTED:])
     return ValueError(
-        f"{bad} of {seen} samples cannot be used, more than max_bad_share allows; raise it to go on, or mend "
-        f"them and prepare into another folder; {shown(path, 60)} names all, the last are: {last}"
+        f"{bad} of {seen} samples cannot be used, more than work.max_bad_share allows; raise it to go on, or "
+        f"mend them and prepare into another folder; {shown(path, 60)} names all, the last are: {last}"
     )
 
 
@@ -334,7 +345,7 @@ def _conclude(config: PrepareConfig, jobs: int) -> Summary:
     if reasons:
         path = list_bad(config.out, held)
         seen = samples + len(reasons)
-        if len(held) == jobs and len(reasons) > config.max_bad_share * seen:
+        if len(held) == jobs and len(reasons) > config.work.max_bad_share * seen:
             raise _too_many(len(reasons), seen, path, reasons)
     if short:
         log.warning(

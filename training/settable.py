@@ -11,7 +11,7 @@ from typing import Any, get_args, get_type_hints
 from univid.config import BiasedNoiseProfile
 
 from .config import Recipe
-from .data.config import SourceConfig
+from .data.config import DegradationConfig, SourceConfig
 from .data.samples import MODALITIES
 from .lora import LoraConfig
 from .options import DenoiseOptions, JoinedOptions
@@ -19,6 +19,7 @@ from .options import DenoiseOptions, JoinedOptions
 EMPTY = {  # parts that may be lacking; UniVG animates by these numbers
     SourceConfig: SourceConfig(()),
     LoraConfig: LoraConfig(),
+    DegradationConfig: DegradationConfig(),
     BiasedNoiseProfile: BiasedNoiseProfile(600, 990),
     JoinedOptions: JoinedOptions("known"),
 }

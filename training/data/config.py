@@ -1,15 +1,14 @@
 """Where training data lies and what is taken of it."""
 
 import math
-import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
 REFERENCES = ("random", "first")
+DEGRADATIONS = ("light", "strong")  # see degradations.py
 MOST_FRAMES = 100_000  # of a clip
 MOST_SIDE = 8192  # pixels of a bucket
+MULTIPLE = 8  # of its sides, as the autoencoder has it
 
 
 @dataclass(frozen=True)
@@ -28,17 +27,31 @@ class SourceConfig:
 
 
 @dataclass(frozen=True)
+class DegradationConfig:
+    """What makes the poor copy of each sample from which super-resolution learns the way back."""
+
+    preset: str = "light"  # one of DEGRADATIONS
+    noise: bool = False  # whether noise is among it
+    seed: int = 0  # of what is drawn, beside a run's own
+
+    def __post_init__(self):
+        if self.preset not in DEGRADATIONS:
+            raise ValueError(f"degradations must be one of {', '.join(DEGRADATIONS)}, got {self.preset!r}.")
+
+
+@dataclass(frozen=True)
 class DataConfig:
     """Pictures and clips for training, cut to buckets of equal area."""
 
     images: SourceConfig | None = None
     clips: SourceConfig | None = None
-    # (height, width) in pixels, multiples of 64
+    # (height, width) in pixels, multiples of 8
     buckets: tuple[tuple[int, int], ...] = ((320, 576), (384, 448), (448, 384), (576, 320))
     min_frames: int = 8  # of a clip; every number up to max_frames is equally likely
     max_frames: int = 24
     fps: float = 8.0  # of the frames that are taken of a clip
     reference: str = "random"  # which frame is shown as the picture: "random", or "first" for animation
+    degradations: DegradationConfig | None = None  # none = no sample has a poor copy
     augment: bool = True  # a random window and crop; False = the clip's beginning and middle
     workers: int = 4  # processes that decode, on every rank
     pool: int = 16  # neighbouring shards whose samples are shuffled together
@@ -52,8 +65,13 @@ class DataConfig:
                 f"expected 1 <= min_frames <= max_frames <= {MOST_FRAMES:,}, got {self.min_frames} and "
                 f"{self.max_frames}."
             )
-        if bad := [b for b in self.buckets if any(not 64 <= side <= MOST_SIDE or side % 64 for side in b)]:
-            raise ValueError(f"sides of buckets are multiples of 64, at most {MOST_SIDE}, got {bad[:3]}.")
+        if bad := [
+            b for b in self.buckets if any(not 64 <= side <= MOST_SIDE or side % MULTIPLE for side in b)
+        ]:
+            raise ValueError(
+                f"sides of buckets are multiples of {MULTIPLE}, at least 64 and at most {MOST_SIDE}, got "
+                f"{bad[:3]}."
+            )
         if not self.buckets:
             raise ValueError("expected at least one bucket, got none; name one as height and width.")
         if not 0 < self.fps < math.inf or self.pool < 1 or self.workers < 0:
@@ -63,11 +81,3 @@ class DataConfig:
             )
         if not 0 <= self.max_bad_share <= 1:
             raise ValueError(f"max_bad_share must be from 0 to 1, got {self.max_bad_share}.")
-
-
-def cache_folder() -> Path:
-    """The user's own folder for what can be made again: $XDG_CACHE_HOME/univid, or ~/.cache/univid."""
-    home = os.path.expanduser("~")
-    if not os.path.isabs(home):  # of a user whom the system does not know, as containers have them
-        home = tempfile.gettempdir()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path(home, ".cache")) / "univid"  # empty is as not set

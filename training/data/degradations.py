@@ -19,7 +19,10 @@ from einops import rearrange
 from torch import Tensor
 from torch.nn import functional as F
 
-from training.rng import generator
+from training.rng import generator, seed_for
+from univid.video import from_uint8, to_uint8
+
+from .config import DegradationConfig
 
 KERNELS = (7, 21)  # odd sides of a blur's kernel, in pixels
 SCALE = (0.25, 1.0)  # of a side, in each round
@@ -195,6 +198,22 @@ def degrade(
     if len(sizes := {clip.shape for clip in clips}) > 1:
         raise ValueError(f"degraded clips came out in {len(sizes)} sizes; give one to enlarge them to.")
     return torch.stack(clips)
+
+
+def poor_copy(pixels: Tensor, config: DegradationConfig, place: str, position: int) -> Tensor:
+    """Frames uint8 `[t h w 3]` of one clip, degraded and enlarged to their size again.
+
+    place, position: where the clip stands; the draw is a function of both and of the config's seed.
+    """
+    poor = degrade(
+        from_uint8(pixels.numpy()),
+        config.preset,
+        seed_for(config.seed, place, 0),
+        [position],
+        noise=config.noise,
+        size=tuple(pixels.shape[1:3]),
+    )
+    return torch.from_numpy(to_uint8(poor))
 
 
 def _resized(frames: Tensor, size: tuple[int, int], mode: str) -> Tensor:

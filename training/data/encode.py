@@ -8,6 +8,7 @@ from torch import Tensor
 from training.stages.base import Encoders
 
 from . import buckets, decode
+from .prepared import DEGRADED
 from .samples import BadSample, Bucket, Raw
 
 
@@ -26,11 +27,14 @@ class Window:
 
 @dataclass(frozen=True)
 class Decoded:
-    """A sample before the encoders: uint8 frames `[t h w 3]`, and which of them are reference frames."""
+    """A sample before the encoders: uint8 frames `[t h w 3]`, which of them are reference frames, and a poor
+    copy of all where one is asked for.
+    """
 
     raw: Raw
     pixels: Tensor
     references: tuple[int, ...]
+    degraded: Tensor | None = None
 
 
 def decode_sample(raw: Raw, bucket: Bucket, window: Window | None) -> Decoded:
@@ -61,27 +65,33 @@ class Encoder:
         self.encoders, self.dtype = encoders, dtype
 
     def __call__(self, samples: list[Decoded]) -> list[dict[str, Tensor]]:
-        """The four tensors of each sample; all samples have one height and width."""
-        latents = self.encoders.latents(torch.cat([sample.pixels for sample in samples])[None])[
-            0
-        ]  # [c t h w]
+        """The tensors of each sample; all samples have one height and width, and a poor copy or none has."""
         pictures = torch.cat([sample.pixels[list(sample.references)] for sample in samples])
         columns = (
-            latents.to("cpu", self.dtype).split([len(sample.pixels) for sample in samples], dim=1),
+            self.latents([sample.pixels for sample in samples]),
             self.text_tokens([sample.raw.caption for sample in samples]),
             self.encoders.image_tokens(pictures)
             .to("cpu", self.dtype)
             .split([len(sample.references) for sample in samples]),
         )
-        return [
+        stored = [
             {
-                "latents": latent.contiguous(),
+                "latents": latent,
                 "text": text.contiguous(),
                 "image": image.contiguous(),
                 "reference_frames": torch.tensor(sample.references),
             }
             for sample, latent, text, image in zip(samples, *columns, strict=True)
         ]
+        if samples[0].degraded is not None:
+            poor = self.latents([sample.degraded for sample in samples])
+            stored = [tensors | {DEGRADED: latent} for tensors, latent in zip(stored, poor, strict=True)]
+        return stored
+
+    def latents(self, clips: list[Tensor]) -> list[Tensor]:
+        """Latents `[c t h w]` of clips uint8 `[t h w 3]`, as they are stored."""
+        latents = self.encoders.latents(torch.cat(clips)[None])[0].to("cpu", self.dtype)
+        return [part.contiguous() for part in latents.split([len(clip) for clip in clips], dim=1)]
 
     def text_tokens(self, prompts: list[str]) -> Tensor:
         """Tokens of prompts `[b n d]`, as they are stored."""

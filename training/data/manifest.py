@@ -75,7 +75,8 @@ class Manifest:
             weights: `digests` of the model that is trained, where it holds these parts.
 
         Raises:
-            ValueError: other widths, buckets, frame rate or encoders, or clips shorter than asked for.
+            ValueError: other widths, buckets, frame rate, encoders or degradations, or clips shorter than
+                asked for.
         """
         stream = unet.image_stream
         expected = {
@@ -100,6 +101,12 @@ class Manifest:
             raise ValueError(
                 f"expected the buckets of the prepared data, {sorted(buckets)}, got {sorted(data.buckets)}; "
                 "set data.buckets to them."
+            )
+        asked = None if data.degradations is None else asdict(data.degradations)
+        if asked is not None and asked != (made := self.settings.get("degradations")):
+            raise ValueError(
+                f"expected data prepared with the degradations {asked}, got {made or 'none'}; set "
+                f"data.degradations to these, or prepare it again with --degradations {asked['preset']}."
             )
         if data.clips is not None and (
             data.fps != self.settings["fps"] or data.max_frames > self.settings["frames"]

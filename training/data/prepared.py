@@ -5,6 +5,7 @@ A sample is KEY.safetensors in a tar shard, beside KEY.txt and KEY.json:
     text              `[n d]`, tokens of the caption
     image             `[r m d]`, tokens of each of r reference frames
     reference_frames  `[r]`, which frames those are; the first is frame 0
+    degraded          `[c t h w]`, latents of a poor copy, where the data was prepared with degradations
 """
 
 import hashlib
@@ -24,6 +25,7 @@ from .samples import BadSample, Bucket, PreparedExample, Raw
 
 EXTENSION = "safetensors"  # of Raw.extension, when a sample is a prepared one
 TENSORS = {"latents": 4, "text": 2, "image": 3, "reference_frames": 1}  # and their dimensions
+DEGRADED = "degraded"  # one more, of the latents' shape
 
 
 def read_prepared(
@@ -68,13 +70,14 @@ def read_prepared(
         raw.key,
         raw.caption,
         latents=latents[:, start : start + frames].clone(),  # a view would send the whole clip to the trainer
+        degraded=tensors[DEGRADED][:, start : start + frames].clone() if DEGRADED in tensors else None,
         text=tensors["text"],
         image=tensors["image"][chosen].clone(),
     )
 
 
 def read_tensors(raw: Raw) -> dict[str, Tensor]:
-    """The four tensors of a sample, as they are stored.
+    """The tensors of a sample, as they are stored.
 
     Raises:
         BadSample: not readable, or not what `prepare` writes.
@@ -84,16 +87,20 @@ def read_tensors(raw: Raw) -> dict[str, Tensor]:
         tensors = safetensors.torch.load(data)
     except (OSError, safetensors.SafetensorError, ValueError, KeyError) as error:
         raise BadSample(f"not readable as latents and tokens: {error}") from error
-    if {name: tensor.dim() for name, tensor in tensors.items()} != TENSORS:
+    expected = TENSORS | ({DEGRADED: 4} if DEGRADED in tensors else {})
+    if {name: tensor.dim() for name, tensor in tensors.items()} != expected:
         held = ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in sorted(tensors.items()))
         raise BadSample(f"not what prepare writes: {held or 'nothing'}")
     kinds = {name: tensor.is_floating_point() for name, tensor in tensors.items()}
     sizes = [side for tensor in tensors.values() for side in tensor.shape]
-    if kinds != {name: name != "reference_frames" for name in TENSORS} or 0 in sizes:
+    if kinds != {name: name != "reference_frames" for name in expected} or 0 in sizes:
         raise BadSample("not what prepare writes: tensors of other types, or empty ones")
     if not all(tensor.isfinite().all() for tensor in tensors.values()):
         raise BadSample("it holds numbers that are not finite")
-    stored, length = tensors["reference_frames"].tolist(), tensors["latents"].shape[1]
+    shape = tensors["latents"].shape
+    if (poor := tensors.get(DEGRADED)) is not None and poor.shape != shape:
+        raise BadSample(f"a poor copy of {list(poor.shape)} beside latents of {list(shape)}")
+    stored, length = tensors["reference_frames"].tolist(), shape[1]
     if stored[:1] != [0] or not all(0 <= frame < length for frame in stored):
         raise BadSample(f"reference frames {stored} of {length} frames, where the first must be 0")
     if len(tensors["image"]) != len(stored):

@@ -39,13 +39,15 @@ class Example:
     """One decoded sample.
 
     pixels: frames uint8 `[t h w 3]` of its bucket's size; t = 1 for a picture. reference: the index of the
-    frame that is shown as the picture. passed_over: what was wrong with the candidates before this one.
+    frame that is shown as the picture. degraded: a poor copy of the pixels, where the data has one.
+    passed_over: what was wrong with the candidates before this one.
     """
 
     key: str
     caption: str
     pixels: Tensor
     reference: int
+    degraded: Tensor | None = None
     passed_over: tuple[str, ...] = ()
 
 
@@ -54,6 +56,7 @@ class PreparedExample:
     """One sample of shards that `prepare` wrote.
 
     latents: `[c t h w]`, scaled. text: tokens `[n d]`. image: tokens `[m d]` of the picture that is shown.
+    degraded: latents of the poor copy, where one was prepared.
     """
 
     key: str
@@ -61,6 +64,7 @@ class PreparedExample:
     latents: Tensor
     text: Tensor
     image: Tensor
+    degraded: Tensor | None = None
     passed_over: tuple[str, ...] = ()
 
 

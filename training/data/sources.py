@@ -17,9 +17,10 @@ import numpy as np
 from tqdm import tqdm
 
 from training import distributed
+from univid.files.hashes import cache_folder
 from univid.messages import shown
 
-from .config import SourceConfig, cache_folder
+from .config import SourceConfig
 from .folders import FolderIndex, list_files, open_folder
 from .members import EXTENSIONS, json_key
 from .patterns import expand

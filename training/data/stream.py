@@ -113,14 +113,22 @@ class Stream:
         if raw.extension == "safetensors":
             from .prepared import read_prepared  # and with it the encoders, which raw media do without
 
-            return read_prepared(raw, modality, frames, window, None if first else reference, size)
+            example = read_prepared(raw, modality, frames, window, None if first else reference, size)
+            if self.config.degradations is not None and example.degraded is None:
+                raise BadSample("without a poor copy of it")
+            return example
         if modality == "image":
             pixels = decode.decode_image(raw.media, cover=size)
         else:
             part = {"start": raw.start, "end": raw.end, "window": window, "cover": size}
             pixels = decode.decode_clip(raw.media, frames=frames, fps=self.config.fps, **part)
         pixels = buckets.fit(pixels, size, x, y)
-        return Example(raw.key, raw.caption, pixels, 0 if first else int(reference * frames))
+        degraded = None
+        if self.config.degradations is not None:
+            from .degradations import poor_copy
+
+            degraded = poor_copy(pixels, self.config.degradations, f"{self.seed} {modality}", position)
+        return Example(raw.key, raw.caption, pixels, 0 if first else int(reference * frames), degraded)
 
 
 class Draws:

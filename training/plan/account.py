@@ -49,18 +49,20 @@ def account(
     passes: list[Cost],
     frozen: Frozen,
     accumulates: bool,
+    teacher: int = 0,
 ) -> dict[str, int]:
     """Bytes by part on each of `gpus` at the worst moment of a step. The parts add up to the whole.
 
     layout: "one" GPU alone, "ddp" or "fsdp". passes: one of each modality; the one that needs most counts.
     accumulates: whether a step has more than one backward pass on a GPU; FSDP then keeps the sums of whole
-    gradients, because only the last pass spreads them.
+    gradients, because only the last pass spreads them. teacher: bytes of its weights.
     """
     sharded = gpus if layout == "fsdp" else 1
     trained = 4 * weights.trained
     parts = {
         "trained weights, float32": trained / sharded,
         "frozen weights of the U-Net": weights.frozen_bytes / sharded,
+        "teacher's weights": teacher,
         "gradients, float32": trained / sharded,
         "Adam's moments, float32": 2 * trained / sharded,
         "EMA, float32": trained / sharded,

@@ -16,6 +16,7 @@ OPTIMIZER_TRAFFIC = 4 * (5 + 4 + 1)
 # Assumed of raw samples: a JPEG of 512 pixels as img2dataset keeps it; Panda-70M's 6 M clips are 4.8 TB.
 RAW_BYTES = {"image": 100_000, "clip": 800_000}
 DECODE_SECONDS = {"image": 0.005, "clip": 0.09}  # on one core; the clip is measured (640 x 360, 24 frames)
+COPY_SECONDS = 0.22  # likewise, for a poor copy of a million pixels (measured, light: 1280 x 720, 24 frames)
 KIND = {"image": "image", "frame": "clip", "video": "clip"}
 
 
@@ -24,8 +25,8 @@ class Plan:
     """Everything that `report` prints.
 
     memory: bytes by part, for each layout of "one", "ddp", "fsdp". parameters: of the U-Net, trained, frozen.
-    sample_flops: of a sample's forward and backward pass by modality, mean over the lengths; encoding: FLOPs
-    of a sample's autoencoder and towers; forward: of the U-Net's forward pass at the most frames.
+    sample_flops: of a sample's passes by modality, mean over the lengths; encoding: FLOPs of a sample's
+    autoencoder and towers; forward: of the U-Net's forward pass at the most frames.
     passes: of one GPU in a step. sent: bytes that each GPU sends in a step, by layout.
     """
 
@@ -81,6 +82,14 @@ class Plan:
         """Samples per second of all GPUs."""
         return self.workload.active[modality] / self.step_seconds
 
+    def core_seconds(self, modality: str) -> float:
+        """Of one core for a raw sample: to decode it, and to make its poor copy if it has one."""
+        seconds = DECODE_SECONDS[KIND[modality]]
+        if "copy" in self.workload.shows:
+            frames = sum(weight * frames for frames, weight in self.workload.lengths(modality).items())
+            seconds += COPY_SECONDS * frames * math.prod(self.workload.bucket) / 1e6
+        return seconds
+
     def loaded_bytes(self, modality: str) -> float:
         """Of one sample as it is read."""
         if not self.workload.prepared:
@@ -115,6 +124,7 @@ def plan(workload: Workload, engine: EngineConfig, cluster: Cluster) -> Plan:
     unet = workload.network(engine.checkpointing)
     weights = weights_of(unet)
     frozen = frozen_parts(workload)
+    teacher = (weights.trained + weights.frozen) * workload.dtype.itemsize if workload.answers else 0
     counted = {}
 
     def cost(clips: int, frames: int):
@@ -126,13 +136,16 @@ def plan(workload: Workload, engine: EngineConfig, cluster: Cluster) -> Plan:
     flops, encoding = {}, {}
     for modality in shares:
         lengths = workload.lengths(modality)
-        flops[modality] = sum(weight * cost(1, frames).flops for frames, weight in lengths.items())
+        flops[modality] = sum(
+            weight * (cost(1, frames).flops + workload.answers * cost(1, frames).forward)
+            for frames, weight in lengths.items()
+        )
         encoding[modality] = frozen.flops(sum(weight * frames for frames, weight in lengths.items()))
     most = max(workload.most_frames(m) for m in shares)
     return Plan(
         workload, engine, cluster, micro,
         memory={
-            layout: account(layout, cluster.gpus, weights, largest, frozen, passes > 1)
+            layout: account(layout, cluster.gpus, weights, largest, frozen, passes > 1, teacher)
             for layout in LAYOUTS
         },
         parameters=(weights.trained, weights.frozen),

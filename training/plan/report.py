@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from .hardware import GIB
-from .planning import DECODE_SECONDS, KIND, RAW_BYTES, Plan
+from .planning import COPY_SECONDS, DECODE_SECONDS, RAW_BYTES, Plan
 
 NAMES = {"one": "1 GPU", "ddp": "DDP", "fsdp": "FSDP"}
 
@@ -89,7 +89,7 @@ def _data(plan: Plan) -> list[str]:
     for modality in work.active:
         rate, size = plan.rate(modality), plan.loaded_bytes(modality)
         read += rate * size
-        cores += rate * DECODE_SECONDS[KIND[modality]]
+        cores += rate * plan.core_seconds(modality)
         lines.append(f"  {modality:<14} {rate:10.1f} samples/s, {size / 1e6:.3f} MB each")
     lines.append(f"  reading        {read / 1e6:10.1f} MB/s, {read / plan.cluster.gpus / 1e6:.2f} a GPU")
     if not work.prepared:
@@ -123,5 +123,10 @@ def _assumptions(plan: Plan) -> list[str]:
         lines.append(
             f"  raw: {RAW_BYTES['image'] / 1e6:g} MB a picture, {RAW_BYTES['clip'] / 1e6:g} MB a clip; "
             f"{DECODE_SECONDS['image']:g} and {DECODE_SECONDS['clip']:g} s of a core to decode"
+            + (
+                f", {COPY_SECONDS:g} s for a poor copy of a million pixels"
+                if "copy" in plan.workload.shows
+                else ""
+            )
         )
     return lines

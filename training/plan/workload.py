@@ -26,7 +26,9 @@ class Workload:
     arrange: sets what is trained on a network without weights (`requires_grad`), and adds its adapters.
     batch: samples of one optimizer step by modality ("image", "frame", "video"). frames: the fewest and the
     most of a clip, all equally likely. buckets: (height, width) in pixels; the largest is counted.
-    picture: whether the image stream is shown pictures. prepared: whether latents and tokens come from disk.
+    shows: beside a sample's text "picture", to the image stream, "copy", a poor one of the sample, to be led
+    from, and "teacher", what a network of the same size answers. prepared: whether latents and tokens come
+    from disk.
     frozen_dtype: of the U-Net's weights that are not trained. dataset: how many samples there are, by kind
     ("image", "clip").
 
@@ -41,7 +43,7 @@ class Workload:
     batch: Mapping[str, int]
     frames: tuple[int, int] = (8, 24)
     buckets: tuple[tuple[int, int], ...] = ((320, 576),)
-    picture: bool = True
+    shows: tuple[str, ...] = ("picture",)
     prepared: bool = False
     dtype: torch.dtype = torch.bfloat16
     frozen_dtype: torch.dtype = torch.float32
@@ -124,8 +126,20 @@ class Workload:
         return measure(run, unet.parameters(), inputs, dtype=self.dtype, layers=layers)
 
     @property
+    def answers(self) -> int:
+        """Forward passes beside the one that learns: two branches of a teacher's guidance, and what the
+        network itself says at the nearer end of the teacher's step.
+        """
+        return 3 if "teacher" in self.shows else 0
+
+    @property
     def shows_picture(self) -> bool:
-        return self.picture and self.model.unet.image_stream is not None
+        return "picture" in self.shows and self.model.unet.image_stream is not None
+
+    @property
+    def encoded(self) -> int:
+        """How many clips the autoencoder encodes of a sample."""
+        return 1 + ("copy" in self.shows)
 
     @property
     def text_shape(self) -> tuple[int, int]:
@@ -139,10 +153,12 @@ class Workload:
         return tokens, self.model.unet.image_stream.width
 
     def sample_bytes(self, frames: int) -> int:
-        """Bytes of a prepared sample in float16: latents, text tokens, and image tokens if they are shown."""
+        """Bytes of a prepared sample in float16: latents, text tokens, and what else it shows."""
         vae = self.model.vae
         factor, channels = (vae.factor, vae.latent_channels) if vae else (8, 4)
-        numbers = channels * frames * math.prod(self.bucket) // factor**2 + math.prod(self.text_shape)
+        numbers = self.encoded * channels * frames * math.prod(self.bucket) // factor**2 + math.prod(
+            self.text_shape
+        )
         return 2 * (numbers + (math.prod(self.image_shape) if self.shows_picture else 0))
 
 
@@ -187,7 +203,7 @@ def frozen_parts(workload: Workload) -> Frozen:
             looking = measure(lambda: vision.tokens(picture), vision.parameters(), [picture]).flops
     return Frozen(
         weights=sum(p.nbytes for part in parts for p in part.parameters()),
-        encode=encoding.flops // VAE_CHUNK,
+        encode=workload.encoded * encoding.flops // VAE_CHUNK,
         text=reading.flops,
         image=looking,
         working=encoding.peak,

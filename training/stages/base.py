@@ -81,7 +81,7 @@ def base_evidence(base: str) -> str:
 
 
 def _path(base: str) -> Path:
-    path = built_in_path() if base == native.BUILT_IN else Path(base).expanduser()
+    path = built_in_path(base) if base in native.ASSETS else Path(base).expanduser()
     if not path.exists():
         raise ValueError(
             f"expected a checkpoint at {base}, or {native.BUILT_IN!r}, or one of the presets "

@@ -40,6 +40,12 @@ class Builder:
             return self.encoders.latents(torch.stack([example.pixels for example in examples]))
         return self.encoders.here(torch.stack([example.latents for example in examples])).float()
 
+    def degraded(self, examples: Sequence[Example | PreparedExample]) -> Tensor:
+        """Latents of the poor copies, likewise."""
+        if isinstance(examples[0], Example):
+            return self.encoders.latents(torch.stack([example.degraded for example in examples]))
+        return self.encoders.here(torch.stack([example.degraded for example in examples])).float()
+
     def conditions(
         self,
         examples: Sequence[Example | PreparedExample],

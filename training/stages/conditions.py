@@ -25,15 +25,19 @@ NAMED: dict[str, tuple[Mode, ...]] = {
 
 @dataclass(frozen=True)
 class Stage:
-    """One of the paper's three stages (IV-A), or finetuning.
+    """One of the paper's three stages (IV-A), one of the cascade, or finetuning.
 
     trains: whether a parameter of this name is trained. modes: conditions and how often they are shown.
-    begin: what is done once to a network that comes from an earlier stage.
+    begin: what is done once to a network that comes from an earlier stage. takes: kinds of joined latents, of
+    which the network needs one; () = any. upscales: whether biased noise leads from a sample's poor copy, in
+    a network without PSTAttn.
     """
 
     trains: Callable[[str], bool]
     modes: Mapping[Mode, float]
     begin: Callable[[UNet, ImageEncoder], None] = lambda unet, vision: None
+    takes: tuple[str, ...] = ()
+    upscales: bool = False
 
 
 def is_image_stream(name: str) -> bool:

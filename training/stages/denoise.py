@@ -20,10 +20,11 @@ from univid.biased import BiasedNoise
 from univid.devices import beside
 from univid.diffusion import NoiseSchedule
 from univid.unet import UNet
-from univid.video import read_image
+from univid.video import fit, from_uint8, read_image
 
 from .base import Encoders, base_evidence
 from .building import Builder, Streams
+from .checks import check
 from .conditions import Mode, draw_modes
 from .denoising import (
     Samples,
@@ -37,10 +38,10 @@ from .feed import Batch, Feed, check_prepared
 from .known import draw_known
 from .networks import (
     build_network,
-    check,
     joined,
     load_joined,
     modes_of,
+    starts_from_video,
     timesteps_of,
     trained_profile,
     write_result,
@@ -140,7 +141,8 @@ class DenoiseTask:
         known = None if self.joined is None else draw_known(self.joined, latents.shape, generators)
         cond = self.builder.conditions(examples, modes, latents, streams, known)
         if biased := self.profile.start.biased_noise:
-            noise = BiasedNoise(biased, self.schedule).noise(noise, cond.concat, latents, timesteps)
+            shown = self.builder.degraded(examples) if cond.concat is None else cond.concat
+            noise = BiasedNoise(biased, self.schedule).noise(noise, shown, latents, timesteps)
         return Samples(
             latents=latents,
             noise=noise,
@@ -160,12 +162,12 @@ class DenoiseTask:
 
         They come from the data, in an order of their own: of much data they are unseen, of twenty clips not.
         """
-        return {m: self.feed.fixed(m, self.options.validation) for m in self.feed.batch}
+        return {m: self.feed.fixed(m, self.options.samples.validation) for m in self.feed.batch}
 
     @cached_property
     def _fixed_samples(self) -> dict[str, list[Samples]]:
         """They with noise, modes and timesteps that do not change either, one at a time."""
-        size, seed, samples = self.options.validation, self.recipe.seed, {}
+        size, seed, samples = self.options.samples.validation, self.recipe.seed, {}
         timesteps = spread_timesteps(
             torch.arange(size), size, 0.5 / size, shift=1.0, num_timesteps=len(self.timesteps)
         )
@@ -207,10 +209,17 @@ class DenoiseTask:
         else:
             height, width = (side * self.config.vae.factor for side in first.latents.shape[2:])
         prompts, pictures = self._shown(examples)
+        from_video = starts_from_video(self.profile)
+        videos = [self._start(example) for example in examples] if from_video else [None] * len(prompts)
         frames = self.options.data.max_frames if "video" in self.feed.batch else 1
         with self._autocast():
             clips = drawing.draw(
-                self.encoders.whole(module), prompts, pictures, (frames, height, width), self.options.samples
+                self.encoders.whole(module),
+                prompts,
+                pictures,
+                videos,
+                (frames, height, width),
+                self.options.samples,
             )
         drawing.write(clips, prompts, folder, step, self.options.data.fps, self.recipe.name)
 
@@ -230,9 +239,23 @@ class DenoiseTask:
 
     def _first_frame(self, example: Example | PreparedExample) -> Tensor:
         if isinstance(example, Example):
-            return example.pixels[0].permute(2, 0, 1)[None].float() / 127.5 - 1
-        latents = example.latents[None, :, :1].to(self.encoders.device)
-        return self.encoders.part("vae").decode(latents)[:, :, 0].float().clamp(-1, 1).cpu()
+            return from_uint8(example.pixels[:1].numpy())[:, :, 0]
+        return self._decoded(example.latents[:, :1])[:, :, 0]
+
+    def _start(self, example: Example | PreparedExample) -> Tensor:
+        """The video `[1 3 t h w]` that sampling starts from: the poor copy, else the clip at half size."""
+        poor = example.degraded
+        if isinstance(example, Example):
+            video = from_uint8((example.pixels if poor is None else poor).numpy())
+        else:
+            video = self._decoded(example.latents if poor is None else poor)
+        height, width = video.shape[-2:]
+        return video if poor is not None else fit(fit(video, height // 2, width // 2), height, width)
+
+    def _decoded(self, latents: Tensor) -> Tensor:
+        """The video `[1 3 t h w]` of latents `[c t h w]`."""
+        latents = latents[None].to(self.encoders.device)
+        return self.encoders.part("vae").decode(latents).float().clamp(-1, 1).cpu()
 
     def export(self, state: Mapping[str, Tensor], step: int, path: Path) -> None:
         """Write the result of `step` steps, `state` being that of the network: a checkpoint, or the LoRA."""

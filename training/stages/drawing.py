@@ -9,7 +9,7 @@ from torch import Tensor
 from training import distributed
 from training.options import SampleOptions
 from univid.model import UniVid
-from univid.pipeline import Clip, Sampling, generate
+from univid.pipeline import Clip, Sampling, Source, generate
 from univid.sheet import save_sheet, sweep_sheet
 from univid.video import write_video
 
@@ -22,20 +22,21 @@ def draw(
     model: UniVid,
     prompts: Sequence[str],
     pictures: Sequence[Tensor | None],
+    videos: Sequence[Tensor | None],
     size: tuple[int, int, int],
     options: SampleOptions,
 ) -> list[Tensor]:
-    """One clip `[1 3 t h w]` in -1..1 for each prompt and its picture `[1 3 h w]`; size: (t, h, w) in pixels.
+    """One clip `[1 3 t h w]` in -1..1 for each prompt and its picture `[1 3 h w]`.
 
+    videos: what each starts from, `[1 3 t h w]`; size: (t, h, w) in pixels of those that start from nothing.
     Every process of a sharded network has to call this.
     """
-    frames, height, width = size
     return [
         generate(
-            model, prompt, picture, seed=options.seed, clip=Clip(frames, height, width),
-            sampling=Sampling(options.steps),
+            model, prompt, picture, seed=options.seed, clip=Clip(*size) if video is None else Clip(),
+            source=Source(video=video), sampling=Sampling(options.steps),
         )
-        for prompt, picture in zip(prompts, pictures, strict=True)
+        for prompt, picture, video in zip(prompts, pictures, videos, strict=True)
     ]  # fmt: skip
 
 

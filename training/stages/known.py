@@ -10,6 +10,9 @@ from training.options import JoinedOptions
 from univid.config import KNOWN
 from univid.known import known_channels
 
+from . import joint
+from .conditions import Stage
+
 
 def _start(frames: int, generator: torch.Generator) -> list[int]:
     return list(range(int(torch.randint(1, frames, (), generator=generator))))
@@ -27,6 +30,9 @@ PATTERNS: dict[str, Callable[[int, torch.Generator], list[int]]] = {
     "start": _start,  # a clip that goes on
     "every": _every,  # one that gets more frames
 }
+
+
+STAGE = Stage(trains=lambda name: True, modes=joint.STAGE.modes, takes=KNOWN)
 
 
 @dataclass(frozen=True)

@@ -8,36 +8,42 @@ import torch
 from torch import Tensor
 
 from training.config import Recipe
-from training.data.samples import MODALITIES
 from training.lora import add_lora, save_lora
 from training.options import DenoiseOptions, JoinedOptions
 from training.saved import FINAL, load, take_over
 from univid import checkpoints
-from univid.config import KNOWN, SamplingProfile, StartProfile, check_start
+from univid.config import SamplingProfile, StartProfile
 from univid.model import UniVid
+from univid.narrowed import narrowed
 from univid.unet import UNet
 from univid.widened import widened
 
-from . import adapters, finetune, joint, t2v
+from . import adapters, animate, finetune, joint, known, t2v, upscale
 from .base import load_base, trainable
 from .conditions import Mode, Stage, shares_of
+from .parts import parameters_of
 
 STAGES: dict[str, Stage] = {
     "t2v": t2v.STAGE,
     "adapters": adapters.STAGE,
     "adapters_kv": adapters.KV,
     "joint": joint.STAGE,
+    "animate": animate.STAGE,
+    "known": known.STAGE,
+    "upscale": upscale.STAGE,
     "full": finetune.FULL,
     "lora": finetune.LORA,
+    "distill": finetune.DISTILL,
 }
-FINETUNING = ("full", "lora")
+UPSCALING_STEPS = 7  # of ten from all noise, those below timestep 700 (UniVG, 3.4)
+ANY_STREAMS = ("known", "full", "lora", "distill")  # stages also of networks that see no pictures
 
 
 def modes_of(options: DenoiseOptions, base: UniVid) -> Mapping[Mode, float]:
     """How often each mode is shown: as asked, else as the stage says, else as the base can."""
     if options.modes:
         return shares_of(options.modes)
-    if options.stage in FINETUNING and base.config.unet.image_stream is None:
+    if options.stage in ANY_STREAMS and base.config.unet.image_stream is None:
         return finetune.TEXT_MODES
     return STAGES[options.stage].modes
 
@@ -49,12 +55,14 @@ def joined(options: DenoiseOptions, base: UniVid) -> JoinedOptions | None:
 
 
 def load_joined(options: DenoiseOptions, seed: int) -> UniVid:
-    """The base, with weights for the latents that shall join its input.
+    """The base, with weights for the latents that shall join its input, as its stage takes it.
 
     Raises:
         ValueError: no such base, or one that takes other latents.
     """
     base, asked = load_base(options.base, seed), options.joined
+    if STAGES[options.stage].upscales:
+        base = narrowed(base)
     takes = base.profile.inputs.concat
     if asked is None or takes == asked.concat:
         if asked is not None and asked.noise and "noise" not in base.config.unet.numbers:
@@ -71,12 +79,41 @@ def load_joined(options: DenoiseOptions, seed: int) -> UniVid:
 
 
 def trained_profile(options: DenoiseOptions, base: UniVid) -> SamplingProfile:
-    """How the result is sampled: as the base is, from the biased noise that it is trained on."""
-    biased, profile = options.noise.biased, base.profile
-    if biased is None:
-        return profile
-    start = StartProfile(timestep=None, denoise=1.0, biased_noise=biased)
+    """How the result is sampled: as the base is, from the biased noise, or the noise level, below which it is
+    trained; an upscaler at the size and length of its data; what was distilled, in few steps and without
+    guidance. A LoRA's result leaves that to the model which it is for.
+    """
+    biased, asked, profile = options.noise.biased, options.noise.timesteps, base.profile
+    start = profile.start
+    if biased is not None:
+        start = StartProfile(timestep=None, denoise=1.0, biased_noise=biased)
+    elif asked is not None and start.biased_noise is None and options.lora is None:
+        last = base.config.schedule.num_timesteps - 1 if start.timestep is None else start.timestep
+        share = round((asked[1] - 1) / last, len(str(last)))  # which NoiseSchedule.starting makes exact again
+        start = dataclasses.replace(start, denoise=min(start.denoise, share))
+    if STAGES[options.stage].upscales:
+        (height, width), frames = options.data.buckets[0], options.data.max_frames
+        profile = dataclasses.replace(
+            profile, height=height, width=width, frames=frames, steps=UPSCALING_STEPS,
+            guidance=dataclasses.replace(profile.guidance, scale=1.0),  # the video says more than the words
+        )  # fmt: skip
+    if options.noise.distill is not None:
+        profile = few_steps(profile, options.noise.distill.steps)
     return dataclasses.replace(profile, start=start)
+
+
+def few_steps(profile: SamplingProfile, steps: int) -> SamplingProfile:
+    """How what was distilled is sampled: in so many steps of one call each, without guidance."""
+    alone = dataclasses.replace(profile.guidance, kind="joint", scale=1.0, rescale=0.0)
+    return dataclasses.replace(
+        profile, sampler="lcm", sigma_schedule="sgm_uniform", steps=steps, eta=0.0, guidance=alone
+    )
+
+
+def starts_from_video(profile: SamplingProfile) -> bool:
+    """Whether a model makes a video from another, and not from its picture in every frame."""
+    start = profile.start
+    return start.from_video and (start.biased_noise is None or profile.inputs.concat != "first")
 
 
 def timesteps_of(options: DenoiseOptions, base: UniVid) -> range:
@@ -92,76 +129,36 @@ def timesteps_of(options: DenoiseOptions, base: UniVid) -> range:
     return asked
 
 
-def _check_biased(options: DenoiseOptions, base: UniVid) -> None:
-    profile = trained_profile(options, base)
-    check_start(base.config, profile)
-    if profile.start.biased_noise is None:
-        return
-    if profile.inputs.concat != "first":
-        raise ValueError(
-            f"biased noise leads to a clip from the picture in its every frame, which {options.base} is not "
-            'given; take a base with concat latents "first".'
-        )
-    if options.lora is not None and profile.start != base.profile.start:
-        raise ValueError(
-            f"a LoRA cannot change where sampling starts, got biased noise that {options.base} lacks; leave "
-            "noise.biased out, or take another stage."
-        )
-
-
-def check(recipe: Recipe, base: UniVid) -> None:
-    """Refuse what a base cannot learn, or not from such data.
-
-    Raises:
-        ValueError: in one sentence.
-    """
-    options, unet, inputs = recipe.options, base.config.unet, base.profile.inputs
-    held = [modality for modality, size in recipe.batch.items() if size]
-    if unknown := [modality for modality in held if modality not in MODALITIES]:
-        raise ValueError(f"the modalities of a batch are {', '.join(MODALITIES)}, got {', '.join(unknown)}.")
-    if not any(options.loss_weights.get(modality, 1.0) for modality in held):
-        raise ValueError(
-            f"expected a step with samples whose loss counts, got a batch of {dict(recipe.batch)} and "
-            f"loss_weights {dict(options.loss_weights)}; raise either."
-        )
-    pictures = any(mode[1][1] for mode in modes_of(options, base))
-    if pictures and unet.image_stream is None:
-        raise ValueError(
-            f"stage {options.stage!r} shows pictures, and {options.base} has no image stream; give it one "
-            "with `python -m univid import --extend`, or set options.modes to shares of none and text."
-        )
-    for part, needed in (
-        ("text_encoder", True),  # for the empty prompt, also where the data is prepared
-        ("image_encoder", inputs.null_image == "grey"),
-    ):
-        if needed and getattr(base, part) is None:
-            raise ValueError(
-                f"expected a base with a {part.replace('_', ' ')}, got {options.base} without; take a "
-                "checkpoint that holds all parts."
-            )
-    if unet.temporal.kind == "family" and (stills := [m for m in held if m != "video"]):
-        raise ValueError(
-            f"the temporal layers of {options.base} take part in single frames too, so these cannot train "
-            f"its spatial layers alone; set {' and '.join(f'batch.{m}' for m in stills)} to 0."
-        )
-    if inputs.concat not in ("none", *KNOWN) and options.data.reference != "first":
-        raise ValueError(
-            f"{options.base} animates a clip's first frame, got data.reference {options.data.reference!r}; "
-            'set it to "first".'
-        )
-    _check_biased(options, base)
-
-
 def build_network(options: DenoiseOptions, base: UniVid, seed: int, root: Path) -> UNet:
     """A network of its own, in float32, with what the stage trains of it marked."""
-    stage, unet = STAGES[options.stage], trainable(base.unet)
+    unet = trainable(base.unet)
     if options.start is not None:
-        _take_over(unet, stage, base, options, root / options.start / FINAL)
-    if options.lora is not None:
-        add_lora(unet, options.lora, seed)
-    for name, parameter in unet.named_parameters():
-        parameter.requires_grad_(stage.trains(name))
+        _take_over(unet, STAGES[options.stage], base, options, root / options.start / FINAL)
+    arrange(unet, options, seed)
     return unet
+
+
+def arrange(unet: UNet, options: DenoiseOptions, seed: int) -> None:
+    """Mark what is trained of a network, and add its adapters.
+
+    Raises:
+        ValueError: nothing is left to train.
+    """
+    among = parameters_of(unet, options.parts)
+    if options.lora is not None:
+        among = {
+            f"{path}.lora_{side}.weight"
+            for path in add_lora(unet, options.lora, seed, among)
+            for side in "AB"
+        }
+    trained = {name for name in among if STAGES[options.stage].trains(name)}
+    if not trained:
+        raise ValueError(
+            f"stage {options.stage!r} trains nothing of this network's parts {options.parts!r}; choose other "
+            "parts."
+        )
+    for name, parameter in unet.named_parameters():
+        parameter.requires_grad_(name in trained)
 
 
 def _take_over(unet: UNet, stage: Stage, base: UniVid, options: DenoiseOptions, path: Path) -> None:
@@ -190,6 +187,7 @@ def write_result(
     step: int,
     path: Path,
     dtype: torch.dtype = torch.float16,
+    beside_built_in: bool = False,
 ) -> None:
     """Write what a run has made: a native checkpoint with all parts of its base, or the LoRA alone.
 
@@ -197,6 +195,7 @@ def write_result(
         state: of the network, as `final.pt` holds it under "ema", or what is trained of it, as a run's
             states do.
         dtype: of all weights in the file.
+        beside_built_in: as of `checkpoints.save`.
 
     Raises:
         ValueError: weights that are not finite in this type, or a file that cannot be written.
@@ -205,7 +204,7 @@ def write_result(
     base = load_joined(options, recipe.seed)
     unet = build_network(options, base, recipe.seed, root)
     take_over(unet, unet.state_dict() | dict(state), root / recipe.name)
-    words = {"source": f"python -m training: {recipe.name}, {options.stage} of {options.base}"}
+    words = {"source": f"python -m training: {recipe.name}, {options.stage} of {Path(options.base).name}"}
     if options.lora is not None:
         kept = {key: base.info[key] for key in ("licence",) if key in base.info}
         name = Path(options.base).stem
@@ -214,4 +213,4 @@ def write_result(
     info = base.info | words | {"training_step": str(step)}
     profile = trained_profile(options, base)
     model = UniVid(base.config, profile, unet, base.vae, base.text_encoder, base.image_encoder, info=info)
-    checkpoints.save(path, model, dtype=dtype)
+    checkpoints.save(path, model, dtype=dtype, beside_built_in=beside_built_in)

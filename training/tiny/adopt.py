@@ -1,5 +1,6 @@
-"""Go on from a finished checkpoint: its parts become the runs that the last recipes start from."""
+"""Go on from a finished checkpoint: its parts become the runs that later recipes start from."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -11,11 +12,13 @@ from univid.files.output import new_file
 from .towers import Towers
 
 ADOPTED = "tiny_pictures"  # the run from whose end training goes on
-RUNS = ("tiny_vae", "tiny_vision", "tiny_images", ADOPTED)  # the last two: of the U-Net
+NETWORKS = ("tiny_images", ADOPTED)
 
 
-def adopt(checkpoint: Path | str, root: Path) -> None:
+def adopt(checkpoint: Path | str, root: Path, networks: Sequence[str] = NETWORKS) -> None:
     """Write the parts of a native checkpoint as finished runs below `root`; what is there stays.
+
+    networks: the runs of the U-Net that its weights are to be.
 
     Raises:
         ValueError: no such checkpoint, or one without all four parts.
@@ -28,7 +31,8 @@ def adopt(checkpoint: Path | str, root: Path) -> None:
     towers = Towers()  # the clip head and the temperature are in no checkpoint
     towers.text.load_state_dict(model.text_encoder.state_dict())
     towers.vision.load_state_dict(model.image_encoder.state_dict())
-    for name, module in zip(RUNS, (model.vae, towers, model.unet, model.unet), strict=True):
+    runs = {"tiny_vae": model.vae, "tiny_vision": towers} | dict.fromkeys(networks, model.unet)
+    for name, module in runs.items():
         path = root / name / FINAL
         if path.exists():
             continue

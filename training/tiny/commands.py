@@ -4,6 +4,7 @@ What a command needs is imported when it runs.
 """
 
 import argparse
+import shutil
 from pathlib import Path
 
 import torch
@@ -14,8 +15,9 @@ from training.loop import train
 from training.saved import FINAL
 from univid.checkpoints import built_in_path
 from univid.dtypes import DTYPES
+from univid.files.output import new_file
 
-from .recipes import RECIPES, TINY, ablations
+from .recipes import EXPERTS, RECIPES, TINY, ablations
 
 BUILT_IN = built_in_path()
 
@@ -29,6 +31,7 @@ def add(commands: argparse._SubParsersAction) -> None:
         "--adopt", type=Path, metavar="CHECKPOINT", help="start the last runs from this one's weights"
     )
     commands.add_parser("ablation", help="train the four networks of the ablation")
+    commands.add_parser("experts", help="train the built-in model's experts, from the one that ships")
 
     score = commands.add_parser("evaluate", help="score a checkpoint on the procedural set")
     score.add_argument("--checkpoint", type=Path, default=BUILT_IN, help="default: the built-in one")
@@ -39,6 +42,21 @@ def add(commands: argparse._SubParsersAction) -> None:
         "--workers", type=int, default=1, help="single-threaded processes (default: %(default)s)"
     )
     score.add_argument("--dtype", default="fp32", choices=DTYPES)
+
+    motion = commands.add_parser(
+        "motion", help="teach the built-in model the motion of one clip, and score it on other objects"
+    )
+    motion.add_argument("--clips", type=int, default=50, help="clips a row (default: %(default)s)")
+    motion.add_argument("--out", type=Path, help="a copy of the LoRA (default: in its run's folder alone)")
+
+    turbo = commands.add_parser(
+        "turbo", help="teach the built-in model few steps, and score it beside itself in all its steps"
+    )
+    turbo.add_argument("--clips", type=int, default=100, help="clips a row (default: %(default)s)")
+    turbo.add_argument("--out", type=Path, help="a copy of the LoRA (default: in its run's folder alone)")
+    turbo.add_argument(
+        "--workers", type=int, default=1, help="single-threaded processes that score (default: %(default)s)"
+    )
 
     gallery = commands.add_parser("gallery", help="draw samples.png and steering.png")
     gallery.add_argument("--checkpoint", type=Path, default=BUILT_IN, help="default: the built-in one")
@@ -90,22 +108,61 @@ def tiny(options: argparse.Namespace, device) -> None:
         run_missing(recipe(name, device), options.root, device)
 
 
+def experts(options: argparse.Namespace, device) -> None:
+    from training.runs import run as run_on_files
+
+    from . import enlarging
+    from .adopt import adopt
+
+    known = recipe("tiny_known", device)
+    if distributed.rank() == 0:
+        adopt(BUILT_IN, options.root, (known.options.start,))
+    distributed.barrier()
+    run_missing(known, options.root, device)
+    gpu = device.type != "cpu"
+    run_missing(enlarging.decoder(gpu), options.root, device)
+    if not (options.root / enlarging.NAME / FINAL).exists():
+        if distributed.rank() == 0:
+            enlarging.write_base(options.root)
+        distributed.barrier()
+        enlarging.draw(options.root)
+        run_on_files(enlarging.recipe(options.root, gpu), options.root, device)
+
+
 def ablation(options: argparse.Namespace, device) -> None:
+    from .adopt import adopt
+
+    if distributed.rank() == 0:
+        adopt(BUILT_IN, options.root, TINY[-1:])
+    distributed.barrier()
     for variant in ablations(gpu=device.type != "cpu").values():
         run_missing(variant, options.root, device)
 
 
 def export(root: Path, run: str, out: Path | None) -> None:
-    """Write a run and those before it as one file: the built-in checkpoint where nothing else is said."""
+    """Write a run and those before it as one file: as the one that ships, where nothing else is said."""
     from .export import export as write
 
-    write(root, run, out or BUILT_IN)
-    print(out or BUILT_IN)
+    out = out or (built_in_path("built-in-known") if run in EXPERTS else BUILT_IN)
+    write(root, run, out)
+    print(out)
 
 
 def evaluate(options: argparse.Namespace, device) -> None:
-    """Score the checkpoint, and the ablation's networks where they are trained."""
-    from .evaluate import Machine
+    """Score the checkpoint, and the ablation's networks where they are trained; an expert by its own rows."""
+    from univid.checkpoints import load
+    from univid.roles import role
+
+    from . import known_scores, upscale_scores
+    from .machine import Machine
+
+    machine = Machine(workers=options.workers, device=options.device, dtype=options.dtype)
+    kind = role(load(options.checkpoint, parts=()).profile)
+    if kind in ("known", "upscale"):
+        scores = known_scores if kind == "known" else upscale_scores
+        out = options.out or options.root / f"{kind}.json"
+        print(scores.report(scores.evaluate(str(options.checkpoint), options.clips, machine, out)))
+        return
     from .evaluate import evaluate as score
     from .export import export as write
 
@@ -120,8 +177,41 @@ def evaluate(options: argparse.Namespace, device) -> None:
         readme=options.readme,
         clips=options.clips,
         ablation=variants,
-        machine=Machine(workers=options.workers, device=options.device, dtype=options.dtype),
+        machine=machine,
     )
+
+
+def motion(options: argparse.Namespace, device) -> None:
+    """Train what is missing, and score the model before and after; all figures are in motion.json."""
+    from . import motion as customised
+
+    made = customised.train_missing(options.root, device)
+    if distributed.rank() > 0:
+        return
+    result = customised.evaluate(made, options.clips, options.root / "motion.json", options.device)
+    print(customised.report(result))
+    _copy(made[customised.LORA], options.out)
+
+
+def _copy(lora: Path, out: Path | None) -> None:
+    if out is not None:
+        with new_file(out) as temporary:
+            shutil.copy(lora, temporary)
+        print(out)
+
+
+def turbo(options: argparse.Namespace, device) -> None:
+    """Train what is missing, and score it; all figures are in turbo.json."""
+    from . import turbo as distilled
+    from .machine import Machine
+
+    made = distilled.train_missing(options.root, device)
+    if distributed.rank() > 0:
+        return
+    machine = Machine(workers=options.workers, device=options.device)
+    result = distilled.evaluate(made, options.clips, options.root, options.root / "turbo.json", machine)
+    print(distilled.report(result))
+    _copy(made, options.out)
 
 
 def gallery(options: argparse.Namespace, device) -> None:
@@ -130,4 +220,6 @@ def gallery(options: argparse.Namespace, device) -> None:
     print(*write_gallery(options.checkpoint, options.out), sep="\n")
 
 
-COMMANDS = {command.__name__: command for command in (tiny, ablation, evaluate, gallery)}
+COMMANDS = {
+    command.__name__: command for command in (tiny, experts, ablation, evaluate, motion, turbo, gallery)
+}

@@ -6,29 +6,25 @@ contains a shorter one.
 """
 
 import json
-import multiprocessing
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
+from training.folder import write_json
 from univid.checkpoints import load
 from univid.config import SamplingProfile
-from univid.dtypes import DTYPES, dtype_of
 from univid.files.output import new_file
-from univid.initialization import initialize
 from univid.model import UniVid
 from univid.pipeline import Clip, generate, profile_guider
 from univid.video import to_uint8
 
 from . import shapes, table
+from .machine import Machine, forget_models
 from .scorer import Reading, agreement, distance, read
 from .shapes import Scene
 
@@ -161,15 +157,6 @@ def score(asked: Sequence[Condition], readings: Sequence[Reading]) -> dict[str, 
     return {name: kinds.get(name, table.share)([row[name] for row in rows]) for name in rows[0]}
 
 
-@dataclass(frozen=True)
-class Machine:
-    """Where clips are made. workers: processes of one thread each; 1 = this one, with its threads."""
-
-    workers: int = 1
-    device: str = "cpu"
-    dtype: str = "fp32"
-
-
 def evaluate(
     checkpoint: str | os.PathLike,
     *,
@@ -194,14 +181,12 @@ def evaluate(
             cannot be read.
     """
     machine, ablation = machine or Machine(), ablation or {}
-    if clips < 1 or machine.workers < 1:
-        raise ValueError(f"clips and workers must be at least 1, got {clips} and {machine.workers}.")
-    if machine.dtype not in DTYPES:
-        raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {machine.dtype!r}.")
+    if clips < 1:
+        raise ValueError(f"clips must be at least 1, got {clips}.")
     if readme is not None:
         table.replace_between(readme.read_bytes().decode(), "")  # fails now, not after an hour
-    _model.cache_clear()
-    model = _model(str(checkpoint), None, machine.device, machine.dtype)
+    forget_models()
+    model = machine.model(str(checkpoint))
     for path in ablation.values():
         load(path, parts=())
     profile = model.profile
@@ -209,7 +194,7 @@ def evaluate(
     made = [row for row in ROWS.values() if row.control != "shuffled"]
     tasks = [(str(checkpoint), row) for row in made]
     tasks += [(str(path), ROWS[name]) for path in ablation.values() for name in (T2V, T2V_LONG)]
-    readings = _run(tasks, clips, machine)
+    readings = read_rows(tasks, clips, machine)
     by_name = dict(zip((row.name for row in made), readings, strict=False))
     rows = {}
     for name, row in ROWS.items():
@@ -236,8 +221,7 @@ def evaluate(
         "ablation": dict(zip(ablation, scores, strict=True)),
         "rows": rows,
     }
-    with new_file(out) as temporary:
-        temporary.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    write_json(out, result)
     if readme is not None:
         text = table.replace_between(readme.read_bytes().decode(), table.markdown(result))
         with new_file(readme) as temporary:
@@ -252,12 +236,10 @@ def checks(rows: Mapping[str, dict]) -> list[dict]:
     earlier one.
     """
 
-    def check(what: str, value: float, sign: str, bound: float, unit: int = 100) -> dict:
-        met = value >= bound if sign == ">=" else value <= bound
-        return {"what": what, "value": value, "sign": sign, "bound": bound, "met": met, "unit": unit}
-
     found = [
-        check(f"{row.name}: {table.COLUMNS[figure]}", rows[row.name]["figures"][figure]["value"], sign, bound)
+        table.check(
+            f"{row.name}: {table.COLUMNS[figure]}", rows[row.name]["figures"][figure]["value"], sign, bound
+        )
         for row in ROWS.values()
         for sign, bounds in ((">=", row.at_least), ("<=", row.at_most))
         for figure, bound in bounds.items()
@@ -266,13 +248,13 @@ def checks(rows: Mapping[str, dict]) -> list[dict]:
     for row in ROWS.values():
         if row.like is not None:
             most = CALM * change[row.like]
-            found.append(check(f"{row.name}: {table.CHANGE}", change[row.name], "<=", most, unit=1))
+            found.append(table.check(f"{row.name}: {table.CHANGE}", change[row.name], "<=", most, unit=1))
     steering = [rows[name]["figures"] for name, row in ROWS.items() if row.group == "steering"]
     falling = [figures["text_content"]["value"] for figures in steering]
     rising = [figures["picture_content"]["value"] for figures in steering]
     for what, values in (("text rises", falling), ("picture falls", rising[::-1])):
         back = max(value - min(values[: i + 1]) for i, value in enumerate(values))
-        found.append(check(f"steering: on the way agreement with the {what} by", back, "<=", SLACK))
+        found.append(table.check(f"steering: on the way agreement with the {what} by", back, "<=", SLACK))
     return found
 
 
@@ -288,45 +270,24 @@ def _words(asked: Condition, reading: Reading) -> dict[str, str]:
     return {name: word for name, word in words.items() if word} | {"seen": seen.caption}
 
 
-Job = tuple[str, Row, range, str, str]  # checkpoint, row, indices, device, dtype
+Job = tuple[Machine, str, Row, range]  # checkpoint, row, indices
 
 
-def _run(tasks: Sequence[tuple[str, Row]], clips: int, machine: Machine) -> list[list[Reading]]:
+def read_rows(tasks: Sequence[tuple[str, Row]], clips: int, machine: Machine) -> list[list[Reading]]:
     """The readings of every (checkpoint, row)."""
     batch = PROTOCOL["batch"]
     spans = [range(start, min(start + batch, clips)) for start in range(0, clips, batch)]
-    jobs = [(path, row, span, machine.device, machine.dtype) for path, row in tasks for span in spans]
+    jobs = [(machine, path, row, span) for path, row in tasks for span in spans]
     done: list[Reading] = []
-    with _mapper(machine.workers) as run, tqdm(total=clips * len(tasks), unit="clip", mininterval=1) as bar:
+    with machine.mapper() as run, tqdm(total=clips * len(tasks), unit="clip", mininterval=1) as bar:
         for job, readings in zip(jobs, run(_read_job, jobs), strict=True):
-            bar.set_description(f"{Path(job[0]).stem} {job[1].name}", refresh=False)
+            bar.set_description(f"{Path(job[1]).stem} {job[2].name}", refresh=False)
             bar.update(len(readings))
             done += readings
     return [done[i * clips : (i + 1) * clips] for i in range(len(tasks))]
 
 
-@contextmanager
-def _mapper(workers: int) -> Iterator:
-    """A `map` over processes of one thread each, which small networks fill best, or the plain one."""
-    if workers == 1:
-        yield map
-        return
-    context = multiprocessing.get_context("spawn")  # a fork after torch has started threads can hang
-    with ProcessPoolExecutor(workers, context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        yield pool.map
-
-
 def _read_job(job: Job) -> list[Reading]:
-    checkpoint, row, indices, device, dtype = job
-    return read_clips(
-        _model(checkpoint, row.seed if row.control == "untrained" else None, device, dtype), row, indices
-    )
-
-
-@lru_cache(maxsize=2)
-def _model(checkpoint: str, untrained: int | None, device: str, dtype: str) -> UniVid:
-    """The model of a checkpoint; with a seed in `untrained` its U-Net is as training starts from."""
-    model = load(checkpoint, device=device, dtype=dtype_of(dtype))
-    if untrained is not None:
-        initialize(model.unet, untrained)
-    return model
+    machine, checkpoint, row, indices = job
+    model = machine.model(checkpoint, row.seed if row.control == "untrained" else None)
+    return read_clips(model, row, indices)

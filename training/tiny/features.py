@@ -57,17 +57,24 @@ def prepare(
     """Features of clips 0 .. clips - 1 of the set `seed`, from the cache in `folder` when it is there.
 
     The cache's name holds a digest of the weights, so another VAE or tower never meets old features. Both are
-    moved to `device`, where the features are made and stay.
+    moved to `device`, where the features are made and stay. Each process makes its share.
     """
     digest = hashlib.sha256()
     for tensor in (*vae.state_dict().values(), *vision.state_dict().values()):
         digest.update(tensor.cpu().numpy().tobytes())
     path = folder / f"features_{digest.hexdigest()[:12]}_{seed}_{clips}x{moments}.pt"
-    # One process writes, the others wait for it.
-    if distributed.rank() == 0 and _kept(path, clips, moments) is None:
-        found = _compute(vae.to(device), vision.to(device), seed, clips, moments, torch.device(device))
-        with new_file(path) as temporary, open(temporary, "wb") as file:
-            torch.save({name: tensor.cpu() for name, tensor in vars(found).items()}, file)
+    if _kept(path, clips, moments) is None:
+        parts = [path.with_suffix(f".part{index}") for index in range(distributed.processes())]
+        mine = range(*(clips * (distributed.rank() + end) // len(parts) for end in (0, 1)))
+        _save(
+            _compute(vae.to(device), vision.to(device), seed, mine, moments, device),
+            parts[distributed.rank()],
+        )
+        distributed.barrier()
+        if distributed.rank() == 0:
+            _save(_joined([torch.load(part, weights_only=True) for part in parts]), path)
+            for part in parts:
+                part.unlink()
     distributed.barrier()
     found = _kept(path, clips, moments)
     if found is None:
@@ -89,16 +96,31 @@ def _kept(path: Path, clips: int, moments: int) -> Features | None:
         return None
 
 
+def _save(features: Features, path: Path) -> None:
+    with new_file(path) as temporary, open(temporary, "wb") as file:
+        torch.save({name: tensor.cpu() for name, tensor in vars(features).items()}, file)
+
+
+def _joined(parts: list[dict[str, Tensor]]) -> Features:
+    return Features(**{name: torch.cat([part[name] for part in parts]) for name in parts[0]})
+
+
 @torch.no_grad()
 def _compute(
-    vae: Autoencoder, vision: ImageEncoder, seed: int, clips: int, moments: int, device: torch.device
+    vae: Autoencoder,
+    vision: ImageEncoder,
+    seed: int,
+    clips: range,
+    moments: int,
+    device: torch.device | str,
 ) -> Features:
     latents, tokens, scenes, off = [], [], [], []
     order = {scene: index for index, scene in enumerate(shapes.SCENES)}
+    device = torch.device(device)
     painter, times = Painter(device), np.linspace(0, 1, moments)
     size = BATCH.get(device.type, 64)
-    for first in tqdm(range(0, clips, size), desc="features", mininterval=10):
-        indices = range(first, min(first + size, clips))
+    for first in tqdm(range(0, len(clips), size), desc="features", mininterval=10):
+        indices = clips[first : first + size]
         drawn = [shapes.scene_and_track(index, seed=seed)[:2] for index in indices]
         scenes += [order[scene] for scene, _ in drawn]
         off += [np.abs(track.center - 0.5).max() for _, track in drawn]

@@ -14,7 +14,18 @@ COUNTED = 12  # frames of the clips that a batch counts; of another length a ste
 @dataclass(frozen=True)
 class VaeOptions(Options):
     task = "vae"
+    start = None  # of DecoderOptions
+    size = 64  # pixels of a frame's side
     kl_weight: float
+
+
+@dataclass(frozen=True)
+class DecoderOptions(VaeOptions):
+    """An autoencoder whose decoder alone learns on, at another size."""
+
+    task = "decoder"
+    start: str  # a checkpoint
+    size: int
 
 
 @dataclass(frozen=True)
@@ -47,6 +58,7 @@ class ShapesOptions(Options):
     """The U-Net on the procedural set, in one of the stages of stages.py."""
 
     stage: ClassVar[Stage]
+    joined = None  # of an expert, JoinedOptions: what joins the network's input
 
     preset: str
     vae: str  # runs: the autoencoder, the towers, and the U-Net to start from

@@ -29,8 +29,8 @@ class Reading:
     """What the scorer saw; a word is None where it saw none that the grammar has.
 
     moves: whether the shape travels or changes size at all, in whatever direction.
-    steadiness: share of neighbouring frames, 0..1, in which colour and shape agree and centre and radius lie
-        on one straight line in time.
+    pairs: of neighbouring frames whether colour and shape agree and centre and radius lie on one straight
+        line in time, `[t-1]`.
     jitter: mean distance of the centre from that line. flicker: mean change of the colour (RGB, 0..1).
     change: the largest mean absolute difference of two neighbouring frames, in levels of 0..255.
     positions: centres (x, y) `[t 2]`, nan where a frame shows nothing.
@@ -43,12 +43,17 @@ class Reading:
     background: str | None
     motion: str | None
     moves: bool
-    steadiness: float
+    pairs: np.ndarray
     jitter: float
     flicker: float
     change: float
     positions: np.ndarray
     radii: np.ndarray
+
+    @property
+    def steadiness(self) -> float:
+        """The share of `pairs` that hold, 0..1; of a single frame whether anything was found."""
+        return float(np.mean(self.pairs)) if len(self.pairs) else float(self.found)
 
 
 def read(video: np.ndarray) -> Reading:
@@ -70,7 +75,8 @@ def read(video: np.ndarray) -> Reading:
     radii = np.where(seen, np.sqrt(areas / np.pi), np.nan)
     change = float(255 * np.abs(np.diff(pixels, axis=0)).mean((1, 2, 3)).max(initial=0))
     if seen.mean() < MIN_FRAMES:
-        return Reading(False, None, None, None, None, False, 0.0, np.nan, np.nan, change, positions, radii)
+        none = np.zeros(len(video) - 1, bool)
+        return Reading(False, None, None, None, None, False, none, np.nan, np.nan, change, positions, radii)
 
     center_line, radius_line = _line(positions, seen), _line(radii[:, None], seen)
     travel = center_line[-1] - center_line[0]
@@ -80,7 +86,8 @@ def read(video: np.ndarray) -> Reading:
     off_radius = np.abs(radii / np.maximum(radius_line[:, 0], 1e-3) - 1)
     words = [(_color(color), int(fit)) for color, fit in zip(colors, fits.argmax(0), strict=True)]
     steady = seen & (off_center < MAX_JITTER) & (off_radius < MAX_PULSE)
-    pairs = [steady[k] and steady[k + 1] and words[k] == words[k + 1] for k in range(len(words) - 1)]
+    same = [words[k] == words[k + 1] for k in range(len(words) - 1)]
+    pairs = steady[:-1] & steady[1:] & np.array(same, bool)
     changes = np.linalg.norm(np.diff(colors[seen], axis=0), axis=1)
     return Reading(
         found=True,
@@ -90,7 +97,7 @@ def read(video: np.ndarray) -> Reading:
         background=_background(np.median(backdrop[seen], axis=0)),
         motion=motion,
         moves=bool(np.linalg.norm(travel) / TRAVEL >= STILL or abs(growth) / GROWTH >= STILL),
-        steadiness=float(np.mean(pairs)) if pairs else 1.0,
+        pairs=pairs,
         jitter=float(np.nanmean(off_center)),
         flicker=float(changes.mean()) if len(changes) else 0.0,
         change=change,

@@ -1,5 +1,8 @@
-"""The stages of the built-in network: the paper's three, and two more on pictures."""
+"""The stages of the built-in network: the paper's three, two more on pictures, and an expert's."""
 
+from dataclasses import dataclass
+
+from training.options import JoinedOptions
 from training.stages import adapters, joint, t2v
 from training.stages.conditions import BOTH, IMAGE, IMAGE_ONLY, NONE, TEXT, Stage
 
@@ -36,3 +39,13 @@ class Steering(ShapesOptions):
 
     task = "steering"
     stage = Stage(joint.STAGE.trains, {NONE: 0.05, TEXT: 0.25, IMAGE: 0.15, IMAGE_ONLY: 0.3, BOTH: 0.25})
+
+
+@dataclass(frozen=True)
+class Known(ShapesOptions):
+    """An expert that is shown some frames of a clip and makes the others, under words or none."""
+
+    task = "known"
+    stage = Stage(joint.STAGE.trains, {NONE: 0.3, TEXT: 0.4, IMAGE: 0.1, BOTH: 0.2})
+
+    joined: JoinedOptions = JoinedOptions("known")

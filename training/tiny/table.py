@@ -24,6 +24,7 @@ COLUMNS = {
     "near": "position",
     "steadiness": "consistency",
     "change": CHANGE,
+    "customised": "motion of the one clip",
 }
 LONG = 32  # frames of the ablation's second half
 COLUMNS |= {f"{name}_{LONG}": f"{COLUMNS[name]}, {LONG} frames" for name in ("steadiness", "text_motion")}
@@ -70,9 +71,15 @@ def share(hits: Sequence[bool]) -> dict[str, float]:
 
 def mean(values: Sequence[float]) -> dict[str, float]:
     """Mean of values in 0..1 and its normal 95 % interval."""
+    found = unbounded_mean(values)
+    return found | {"low": max(0.0, found["low"]), "high": min(1.0, found["high"])}
+
+
+def unbounded_mean(values: Sequence[float]) -> dict[str, float]:
+    """Mean of any values and its normal 95 % interval."""
     value = float(np.mean(values))
     half = Z * float(np.std(values)) / max(1, len(values) - 1) ** 0.5
-    return {"value": value, "low": max(0.0, value - half), "high": min(1.0, value + half)}
+    return {"value": value, "low": value - half, "high": value + half}
 
 
 def median(values: Sequence[float]) -> dict[str, float]:
@@ -92,8 +99,14 @@ def markdown(result: Mapping) -> str:
         f"`{result['checkpoint']}`: {result['settings']}. {LEGEND.format(**result)}",
         goals(result["checks"]),
     ]
-    parts += [_table(*TABLES[group], rows) for group, rows in groups.items() if rows]
+    parts += [grid(*TABLES[group], rows) for group, rows in groups.items() if rows]
     return "\n\n".join(parts)
+
+
+def check(what: str, value: float, sign: str, bound: float, unit: int = 100) -> dict:
+    """A goal and whether it is met. sign: ">=" or "<="; unit: what value and bound are shown in times."""
+    met = value >= bound if sign == ">=" else value <= bound
+    return {"what": what, "value": value, "sign": sign, "bound": bound, "met": met, "unit": unit}
 
 
 def goals(checks: Sequence[Mapping]) -> str:
@@ -121,7 +134,8 @@ def replace_between(text: str, content: str) -> str:
     return f"{before}{BEGIN}\n{content}\n{END}{after}"
 
 
-def _table(title: str, columns: Sequence[str], rows: Mapping[str, Mapping]) -> str:
+def grid(title: str, columns: Sequence[str], rows: Mapping[str, Mapping]) -> str:
+    """One table of figures, in percent, a row for each name; title: what the rows are."""
     lines = [[title, *(COLUMNS[column] for column in columns)], ["---"] + ["---:"] * len(columns)]
     lines += [
         [name, *(_cell(figures.get(column), 1 if column == "change" else 100) for column in columns)]

@@ -21,12 +21,16 @@ from training.stages.denoising import (
     spread_timesteps,
     step_offset,
 )
+from training.stages.known import draw_known
 from training.task import MicroBatch, parameter_groups
 from univid.attention import attention
 from univid.conditioning import Conditioning, streams_on
 from univid.diffusion import NoiseSchedule
 from univid.initialization import initialize
+from univid.model import UniVid
+from univid.presets import PROFILES
 from univid.unet import UNet
+from univid.widened import widened
 
 from . import features
 from .draws import Drawer
@@ -85,6 +89,10 @@ class UNetTask:
             take_over(self.module, weights, path)
             if not options.start_spatial_only:
                 self.stage.begin(self.module, self.towers.vision)
+        if options.joined is not None:
+            base = UniVid(self.config, PROFILES["tiny"], self.module)
+            wider = widened(base, options.joined.concat, kernel=attention_in_float32)
+            self.config, self.module = wider.config, wider.unet.train()
         for name, parameter in self.module.named_parameters():
             parameter.requires_grad_(self.stage.trains(name))
 
@@ -144,14 +152,21 @@ class UNetTask:
             shift=options.timestep_shift[modality],
             num_timesteps=self.config.schedule.num_timesteps,
         )
+        latents, known = latents[picked], None
+        places = drawn.places(options.moments, modality == "video" or options.shown.places)[picked]
+        if options.joined is not None:
+            places = None  # even, as in sampling, which knows of a window only what it shows
+            streams = [generator(seed, f"{modality} known", step * size + index) for index in mine]
+            known = draw_known(options.joined, latents.shape, streams)
         cond = Conditioning(
             text=self.text.table[rows[picked]],
             image=self.data.image_tokens[drawn.clips, drawn.pictures][picked].float(),
             weights=weights[picked],
-            places=drawn.places(options.moments, modality == "video" or options.shown.places)[picked],
+            places=places,
+            concat=known and known.channels(options.joined.concat, latents),
         )
         references = draw_references(self.config.unet, frames, seed, step)
-        return Samples(latents[picked], noise[picked], timesteps[picked], cond, references, self.streams)
+        return Samples(latents, noise[picked], timesteps[picked], cond, references, self.streams)
 
     def _modes(self, size: int, seed: int, modality: str, step: int) -> tuple[Tensor, Tensor]:
         """Whether there is text `[b]`, and the modality weights `[b 2]`; both on the CPU, which decides."""
@@ -165,6 +180,8 @@ class UNetTask:
         trained, self.module = self.module, module
         for name, size, frames in (("image", 128, 1), ("video", 32, 12), ("long", 12, 32)):
             modality = "image" if frames == 1 else "video"
+            if modality not in self.recipe.batch:
+                continue
             samples = self.samples(
                 modality, 0, size, min(frames, self.recipe.options.moments), range(size), seed=-1
             )

@@ -13,6 +13,7 @@ from training.distributed import share
 from training.rng import generator
 from training.saved import FINAL, load, take_over
 from training.task import MicroBatch
+from univid import checkpoints
 from univid.presets import TINY
 from univid.vae import Autoencoder
 
@@ -29,11 +30,17 @@ class AutoencoderTask:
     def __init__(self, recipe: Recipe, root: Path, device: torch.device | str = "cpu"):
         self.recipe = recipe
         torch.manual_seed(recipe.seed)
-        self.module = Autoencoder(TINY.vae)
+        start = recipe.options.start
+        if start is None:
+            self.module = Autoencoder(TINY.vae)
+        else:
+            self.module = checkpoints.load(start, dtype=torch.float32, parts=("vae",)).vae
+            for name, parameter in self.module.named_parameters():
+                parameter.requires_grad_(name.startswith(("decoder.", "post_quant_conv.")))
         self.painter = Painter(device)
 
     def parameter_groups(self) -> list[dict]:
-        return [{"name": "vae", "params": list(self.module.parameters())}]
+        return [{"name": "vae", "params": [p for p in self.module.parameters() if p.requires_grad]}]
 
     def micro_batches(self, step: int) -> Iterator[MicroBatch]:
         """Single frames, with the noise of their latents' posterior."""
@@ -41,7 +48,7 @@ class AutoencoderTask:
         rng = generator(self.recipe.seed, "frames", step, self.painter.device)
         scenes = torch.randint(len(self.painter.all), (size,), generator=rng, device=self.painter.device)
         times = torch.rand(size, 1, generator=rng, device=self.painter.device)
-        images = self.painter.videos(scenes, times, rng)[:, :, 0]
+        images = self.painter.videos(scenes, times, rng, self.recipe.options.size)[:, :, 0]
         config = self.module.config
         shrunk = [side // 2 ** (len(config.channel_mult) - 1) for side in images.shape[2:]]
         noise = torch.randn(size, config.latent_channels, *shrunk, generator=rng, device=self.painter.device)
@@ -62,16 +69,16 @@ class AutoencoderTask:
         return l1 + l2 + self.recipe.options.kl_weight * kl, {"l1": l1.detach(), "kl": kl.detach()}
 
     def validate(self, module: Autoencoder) -> dict[str, float]:
-        return reconstruction_figures(module, clips=36)
+        return reconstruction_figures(module, clips=36, size=self.recipe.options.size)
 
 
 @torch.no_grad()
-def reconstruction_figures(vae: Autoencoder, clips: int) -> dict[str, float]:
+def reconstruction_figures(vae: Autoencoder, clips: int, size: int = 64) -> dict[str, float]:
     """PSNR (dB) and the scorer's agreement, over the words, on reconstructions of true clips."""
     squared, right = 0.0, []
     device = next(vae.parameters()).device
     for index in range(clips):
-        truth, scene = shapes.clip(index, seed=VALIDATION_SEED, scenes=shapes.SCENES)
+        truth, scene = shapes.clip(index, seed=VALIDATION_SEED, size=size, scenes=shapes.SCENES)
         video = shapes.to_video(torch.from_numpy(truth)[None].to(device))
         decoded = vae.decode(vae.encode(video)).clamp(-1, 1)
         squared += (decoded - video).square().mean().item() / 4 / clips
