@@ -17,8 +17,16 @@ class UniVidEncodeDualPrompt(io.ComfyNode):
             display_name="Encode Dual Prompt",
             category="UniVid",
             description="A prompt, an image, or both, as positive and negative conditioning. Weighting and "
-            "embeddings work as in CLIP Text Encode. Prompt travel: `0: a red circle / 12: a blue circle`.",
-            search_aliases=["clip text encode", "prompt", "image prompt", "prompt travel", "prompt schedule"],
+            "embeddings work as in CLIP Text Encode. Prompt travel: `0: a red circle / 12: a blue circle`. "
+            "Scenes: `12 frames: a red circle / 12 frames: a blue circle`.",
+            search_aliases=[
+                "clip text encode",
+                "prompt",
+                "image prompt",
+                "prompt travel",
+                "prompt schedule",
+                "scenes",
+            ],
             inputs=[
                 io.Clip.Input("clip", tooltip="The text encoder, from Load UniVid or CLIPLoader (ViT-H-14)."),
                 io.ClipVision.Input(
@@ -34,7 +42,8 @@ class UniVidEncodeDualPrompt(io.ComfyNode):
                     dynamic_prompts=True,
                     tooltip="What the video shows. `0: one prompt / 12: another` blends from the one at "
                     "frame 0 to the other at frame 12; keys follow ` / ` or start a line, with a space after "
-                    "the colon where a number comes next. Prompt travel needs `frames`.",
+                    "the colon where a number comes next. Prompt travel needs `frames`. Scenes: 12 frames: "
+                    "one / 12 frames: another; with 12 frames fade 4: another 4 frames are blended.",
                 ),
                 io.String.Input(
                     "negative",

@@ -5,13 +5,19 @@ import functools
 from comfy_api.latest import ComfyExtension
 
 from ..univid.messages import clean
+from .cascade import UniVidExtend, UniVidInterpolate, UniVidUpscale
 from .decode import UniVidDecodeVideo
+from .dynamics import UniVidLivelierMotion
 from .encode import UniVidEncodeDualPrompt
 from .guide import UniVidGuiderNode
 from .host.files import provide_samples
+from .known import UniVidBiasedNoise, UniVidKnownFrames
 from .latents import UniVidEmptyLatent
 from .load import UniVidLoad
+from .longer import UniVidFreeInit, UniVidFreeNoise
 from .options import UniVidPSTOptions
+from .picture import UniVidAddPicture
+from .reuse import UniVidReuseSteps
 from .sample import UniVidPSTSampler
 from .sweep import UniVidModalitySweep
 from .weights import UniVidModalityWeights
@@ -26,6 +32,16 @@ NODES = [
     UniVidPSTOptions,
     UniVidDecodeVideo,
     UniVidModalitySweep,
+    UniVidInterpolate,
+    UniVidExtend,
+    UniVidUpscale,
+    UniVidKnownFrames,
+    UniVidBiasedNoise,
+    UniVidFreeNoise,
+    UniVidFreeInit,
+    UniVidAddPicture,
+    UniVidLivelierMotion,
+    UniVidReuseSteps,
 ]
 
 

@@ -32,7 +32,8 @@ class UniVidLoad(io.ComfyNode):
                 io.Combo.Input(
                     "checkpoint",
                     options=files.checkpoints(),
-                    tooltip="'built-in' is small and comes with the pack. The others are "
+                    tooltip="'built-in' is small and comes with the pack, and so do its experts for known "
+                    "frames and for larger ones. The others are "
                     f"{', '.join(files.SUFFIXES[:-1])} and {files.SUFFIXES[-1]} files in the model folders "
                     f"{', '.join(files.FOLDERS)}.",
                 ),

@@ -4,6 +4,7 @@ from comfy_api.latest import io, ui
 
 from ..univid import curves
 from ..univid.plot import weights_plot
+from ..univid.steer import Masks
 from .host.conditioning import has_image, with_weights
 from .host.decode import as_image
 from .host.steering import tell_what_steers
@@ -29,14 +30,23 @@ class UniVidModalityWeights(io.ComfyNode):
                 f"of {modality}_over_frames.",
             )  # fmt: skip
 
+        def masked(name: str, modality: str):
+            return io.Mask.Input(
+                name, optional=True,
+                tooltip=f"Multiplies {modality}_weight in each place of the frame: 1 (white) = the full "
+                "weight, 0 = none. Any size, over the whole frame; one for the clip, or one a frame.",
+            )  # fmt: skip
+
         a_frame, a_step = " with one value a frame", ", spread from all noise to none left"
         return io.Schema(
             node_id="UniVidModalityWeights",
             display_name="Set Modality Weights",
             category="UniVid",
-            description="How much the text (lambda_t) and the picture (lambda_v) steer: constants or "
-            "curves over the frames and over the sampling steps. The encoders do not run again.",
-            search_aliases=["lambda", "text weight", "image weight", "strength", "balance", "schedule"],
+            description="How much the text (lambda_t) and the picture (lambda_v) steer: constants, curves "
+            "over the frames and over the sampling steps, masks. The encoders do not run again.",
+            search_aliases=[
+                "lambda", "text weight", "image weight", "strength", "balance", "schedule", "region", "mask",
+            ],
             is_input_list=True,
             inputs=[
                 io.Conditioning.Input("conditioning", tooltip="The positive of Encode Dual Prompt."),
@@ -59,29 +69,40 @@ class UniVidModalityWeights(io.ComfyNode):
                 over("image_over_steps", "image", "steps, by their noise levels", a_step),
                 listed("text_list", "text"),
                 listed("image_list", "image"),
+                masked("text_mask", "text"),
+                masked("image_mask", "image"),
             ],
             outputs=[
                 io.Conditioning.Output(
                     display_name="conditioning", tooltip="The same conditioning under these weights."
                 ),
                 io.Image.Output(
-                    display_name="preview", tooltip="A plot of the weights over the frames and the steps."
+                    display_name="preview",
+                    tooltip="A plot of the weights over the frames and the steps, and the masks.",
                 ),
             ],
         )  # fmt: skip
 
     @classmethod
-    def execute(cls, conditioning, frames=(0,), text_list=(), image_list=(), **values) -> io.NodeOutput:
+    def execute(
+        cls, conditioning, frames=(0,), text_list=(), image_list=(), text_mask=(), image_mask=(), **values
+    ) -> io.NodeOutput:
         """Everything comes as a list, because a list of floats may come; the rest has one item each."""
         values = {name: _one(name, items) for name, items in values.items()}
         text = _weight("text", values, text_list)
         image = _weight("image", values, image_list)
-        weights = curves.modality_weights(text, image, _one("frames", frames) or None)
+        masks = Masks(_mask("text_mask", text_mask), _mask("image_mask", image_mask))
+        frames = _one("frames", frames) or masks.frames
+        if frames is not None:
+            masks.check(frames)
+        weights = curves.modality_weights(text, image, frames)
         conditioning = _one("conditioning", conditioning)
         check_picture(conditioning, weights[..., 1].max().item(), "image_weight")
-        weighted = with_weights(conditioning, weights)
+        if masks.image is not None and not has_image(conditioning):
+            raise ValueError("image_mask is given, but there is no picture; disconnect it.")
+        weighted = with_weights(conditioning, weights, masks)
         tell_what_steers(weighted, "raise the weight of what shall steer")
-        preview = as_image(weights_plot(weights))
+        preview = as_image(weights_plot(weights, masks))
         return io.NodeOutput(weighted, preview, ui=ui.PreviewImage(preview, cls=cls))
 
 
@@ -105,18 +126,19 @@ def _weight(modality: str, values: dict, listed: list) -> curves.Weight:
         )
     return curves.Weight(
         values[f"{modality}_weight"],
-        _read(f"{modality}_list", curves.from_list, numbers)
+        curves.read(f"{modality}_list", curves.from_list, numbers)
         if listed
-        else _read(f"{modality}_over_frames", curves.parse, over_frames),
-        _read(f"{modality}_over_steps", curves.parse, values.get(f"{modality}_over_steps", "")),
+        else curves.read(f"{modality}_over_frames", curves.parse, over_frames),
+        curves.read(f"{modality}_over_steps", curves.parse, values.get(f"{modality}_over_steps", "")),
     )
 
 
-def _read(name: str, reader, value) -> curves.Curve:
-    try:
-        return reader(value)
-    except ValueError as error:
-        raise ValueError(f"{name}: {error}") from error
+def _mask(name: str, items):
+    """The mask `[1|t h w]` of an input, None where nothing is connected."""
+    if not items:
+        return None
+    mask = _one(name, items)
+    return (mask[None] if mask.dim() == 2 else mask).cpu()
 
 
 def _one(name: str, items):

@@ -102,6 +102,14 @@ def parse(text: str) -> Curve:
     return Curve(tuple(numbers), easing or "linear", listed=not ranged and len(numbers) > 1)
 
 
+def read(name: str, reader: Callable[..., Curve], value) -> Curve:
+    """What `parse` or `from_list` makes of a value; an error begins with the value's name."""
+    try:
+        return reader(value)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
+
+
 def from_list(values: Sequence[float]) -> Curve:
     """A curve of one value a frame, or of one value for all.
 

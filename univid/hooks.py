@@ -20,6 +20,9 @@ class Hook:
         """
         return h, skip
 
+    def leave_out(self, outputs: int) -> None:
+        """The "middle" block and so many of the first "output" blocks do not run in this call."""
+
     def self_attention(self, layer: nn.Module, x: Tensor) -> Tensor:
         """SelfAttn of the trunk, a `SelfAttention`, on the normalised tokens `[(b t) s d]` of each frame."""
         return layer(x)

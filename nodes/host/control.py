@@ -19,3 +19,14 @@ def check_control(control, frames: int) -> None:
                 "or repeat images before Apply ControlNet, or set the clip's frames to their number."
             )
         control = control.previous_controlnet
+
+
+def check_whole(control, tile: int | None) -> None:
+    """Refuse control, which is of whole frames, where the network sees them in tiles.
+
+    control: what the control nets add to the network, or None.
+    """
+    if control and tile is not None:
+        raise ValueError(
+            "ControlNet acts on whole frames, and this model sees them in tiles; leave one of the two out."
+        )

@@ -11,17 +11,19 @@ from ...univid.checkpoints import native
 FOLDERS = ("univid", "checkpoints", "diffusion_models")
 # What is inside shows by the first bytes; PyTorch's own files are read as plain weights, never run.
 SUFFIXES = (".safetensors", ".ckpt", ".pth", ".pt", ".bin")
-SAMPLES = ("sample.png", "sample.mp4")  # in the host's input folder their names begin with univid_
+SAMPLES = ("sample.png", "sample_last.png", "sample.mp4")  # in the host's input folder: univid_sample.png
 
 logger = logging.getLogger(__name__)
 
 folder_paths.add_model_folder_path("univid", str(Path(folder_paths.models_dir, "univid")))
+# The example of a motion that was taught, so that its workflow opens and runs without a download.
+folder_paths.add_model_folder_path("loras", str(native.built_in_path().with_name("loras")))
 
 
 def checkpoints() -> list[str]:
-    """The built-in checkpoint first, then what the folders hold, each name once."""
+    """The built-in checkpoints first, then what the folders hold, each name once."""
     names = [name for folder in FOLDERS for name in folder_paths.get_filename_list(folder)]
-    return [native.BUILT_IN, *dict.fromkeys(name for name in names if name.lower().endswith(SUFFIXES))]
+    return [*native.ASSETS, *dict.fromkeys(name for name in names if name.lower().endswith(SUFFIXES))]
 
 
 def checkpoint_path(name: str) -> Path:
@@ -30,8 +32,8 @@ def checkpoint_path(name: str) -> Path:
     Raises:
         ValueError: no such file.
     """
-    if name == native.BUILT_IN:
-        return native.built_in_path()
+    if name in native.ASSETS:
+        return native.built_in_path(name)
     places = [(folder, known) for known in (name, name.replace("\\", "/")) for folder in FOLDERS]
     for folder, known in places if name.lower().endswith(SUFFIXES) else ():
         if path := folder_paths.get_full_path(folder, known):

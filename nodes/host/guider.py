@@ -181,17 +181,20 @@ def _branch(name: str, positive: list[dict], negative: list[dict]) -> list[dict]
 
 def _half(cond: dict, name: str, negative: list[dict]) -> dict:
     conds = dict(cond["model_conds"])
-    (text, image), shared = conds[keys.WEIGHTS].cond.unbind(-1), conds[keys.TOLD].cond[0].shared
+    weights, shared = conds[keys.WEIGHTS].cond, conds[keys.TOLD].cond[0].shared
+    text, image = weights[..., :1], weights[..., 1:]
+    maps = conds[keys.MAPS].cond
     if name == "T":
         image = torch.zeros_like(image)
     else:
         text = (text > 0).to(text)
+        maps = torch.cat([(maps[:, :1] > 0).to(maps), maps[:, 1:]], 1)
         if negative:
             other = negative[0]["model_conds"]
             conds["c_crossattn"] = other["c_crossattn"]
             shared = other[keys.TOLD].cond[0].shared[0], shared[1]
-    weights = torch.stack([text, image], -1)
-    conds[keys.WEIGHTS] = comfy.conds.CONDRegular(weights)
+    weights = torch.cat([text, image], -1)
+    conds[keys.WEIGHTS], conds[keys.MAPS] = keys.CONDWeights(weights), keys.CONDMaps(maps)
     conds[keys.TOLD] = keys.CONDTold((keys.Told(shared, streams_on(weights)),))
     # EasyCache keeps its memory by this id, so a branch has the same one in every step.
     return cond | {"model_conds": conds, "uuid": uuid.uuid5(cond["uuid"], name)}

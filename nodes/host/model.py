@@ -5,36 +5,41 @@ one after another, so the frames of a call are `x.shape[0] // len(cond_or_uncond
 """
 
 import logging
+import math
 from pathlib import Path
 
 import comfy.conds
-import comfy.latent_formats
 import comfy.model_base
 import comfy.model_management as management
 import comfy.model_patcher
 import comfy.patcher_extension
-import comfy.supported_models_base
 import torch
 from einops import rearrange
 from torch import Tensor
 
 from ...univid import curves, memory
+from ...univid.asked import tile_cells
 from ...univid.checkpoints.opened import Checkpoint, open_checkpoint
 from ...univid.conditioning import Conditioning, streams_on, with_null_image
 from ...univid.config import ModelConfig, SamplingProfile, UNetConfig
 from ...univid.diffusion import NoiseSchedule
 from ...univid.dtypes import dtype_of
 from ...univid.layers import centers_by_level, even_places
+from ...univid.tiles import Tile, blended
 from ...univid.unet import UNet
 from ...univid.vae import Autoencoder
 from . import conditioning as keys
-from .control import check_control
+from .config import Config
+from .control import check_control, check_whole
+from .decode import FACTOR
 from .patches import HostAttention, HostHook, Notices, check_windows
-from .preview import OwnPreviewer
+from .preview import draw_with
 from .relatives import shared_conds
-from .schedule import own_sampling, sampling_settings
+from .schedule import own_sampling
+from .steered import acting, steering_of
 
 REFERENCES = "univid_reference_frames"  # transformer option: {f: number of reference frames, 0 = off}
+TILE = "univid_tile"  # transformer option: the side of the tiles that frames are seen in, in latent cells
 MODEL_TYPES = {"eps": comfy.model_base.ModelType.EPS, "v": comfy.model_base.ModelType.V_PREDICTION}
 
 logger = logging.getLogger(__name__)
@@ -72,14 +77,15 @@ class HostUNet(UNet):
         transformer_options: dict,
         univid_image: Tensor,
         univid_weights: Tensor,
+        univid_maps: Tensor,
         univid_told: tuple[keys.Told, ...],
         univid_places: Tensor,
         univid_null_image: Tensor | None = None,
         univid_concat: Tensor | None = None,
         **more: Tensor,
     ) -> Tensor:
-        """x, concat `[(b t) c h w]`; context, image, null image `[(b t) n d]`; weights `[(b t) S 2]`; places,
-        and `more`, the numbers, `[(b t) 1]`.
+        """x, concat `[(b t) c h w]`; context, image, null image `[(b t) n d]`; weights `[(b t) S 1+p]`; maps
+        `[(b t) 1+p h w]`; places, and `more`, the numbers, `[(b t) 1]`.
         """
         clips = len(transformer_options["cond_or_uncond"])
         frames = x.shape[0] // clips
@@ -91,11 +97,13 @@ class HostUNet(UNet):
         text_shared, image_shared = (all(told.shared[i] for told in univid_told) for i in (0, 1))
         streams = tuple(any(told.on[i] for told in univid_told) for i in (0, 1))
         progress = curves.progress(timesteps, self.schedule.last)
-        weights = curves.at_progress(univid_weights, progress)  # [(b t) 2]
+        weights = curves.at_progress(univid_weights, progress)  # [(b t) 1+p]
+        weights, maps = keys.weights_and_maps(weights, univid_maps.float())
         cond = Conditioning(
             text=per_clip(context, text_shared),
             image=per_clip(univid_image, image_shared) if self.image_projection is not None else None,
             weights=rearrange(weights, "(b t) w -> b t w", b=clips),
+            maps=rearrange(maps, "(b t) m h w -> b t m h w", b=clips),
             places=rearrange(univid_places, "(b t) 1 -> b t", b=clips),
             concat=None
             if univid_concat is None
@@ -104,50 +112,28 @@ class HostUNet(UNet):
         )
         if univid_null_image is not None:
             cond, streams = with_null_image(cond, univid_null_image[:1]), (streams[0], True)
-        counts = transformer_options.get(REFERENCES, {})
-        hook = HostHook(control, transformer_options, x.shape, self.attention, self.notices)
-        with self.attention.under(transformer_options):
-            out = super().forward(
-                rearrange(x, "(b t) c h w -> b c t h w", b=clips),
+        counts, tile = transformer_options.get(REFERENCES, {}), transformer_options.get(TILE)
+        check_whole(control, tile)
+        references = centers_by_level(counts, steering_of(transformer_options).referable(frames), x.device)
+        run, steered = super().forward, acting(transformer_options, progress)
+
+        def part(tile: Tile) -> Tensor:
+            seen = tile.of(x)
+            hook = HostHook(control, transformer_options, seen.shape, self.attention, self.notices)
+            out = run(
+                rearrange(seen, "(b t) c h w -> b c t h w", b=clips),
                 self.schedule.told(timesteps[::frames]),
-                cond,
-                reference_frames=centers_by_level(counts, frames, x.device),
+                cond.within(tile),
+                reference_frames=references,
                 streams=streams,
                 hook=hook,
+                **steered(seen),
             )
-        hook.end()
-        return rearrange(out, "b c t h w -> (b t) c h w")
+            hook.end()
+            return rearrange(out, "b c t h w -> (b t) c h w")
 
-
-class Config(comfy.supported_models_base.BASE):
-    """What the host asks a model about itself. The unet_config has SD's words, so SD's LoRAs map onto it."""
-
-    latent_format = comfy.latent_formats.SD15
-
-    def __init__(self, config: ModelConfig, profile: SamplingProfile):
-        unet, schedule = config.unet, config.schedule
-        depths = [int(on) for on in unet.attention_levels]
-        super().__init__(
-            {
-                "config": unet,
-                "schedule": NoiseSchedule(schedule).starting(profile.start),
-                "in_channels": unet.in_channels,
-                "out_channels": unet.out_channels,
-                "model_channels": unet.model_channels,
-                "channel_mult": list(unet.channel_mult),
-                "num_res_blocks": [unet.num_res_blocks] * len(depths),
-                "transformer_depth": [d for d in depths for _ in range(unet.num_res_blocks)],
-                "transformer_depth_output": [d for d in depths for _ in range(unet.num_res_blocks + 1)],
-                "transformer_depth_middle": 1,
-                "context_dim": unet.context_dim,
-                "use_linear_in_transformer": True,
-                "adm_in_channels": None,
-            }
-        )
-        self.unet_config["num_head_channels"] = unet.head_channels
-        self.sampling_settings = sampling_settings(schedule)
-        if config.vae is not None:
-            self.latent_format.scale_factor = config.vae.scale
+        with self.attention.under(transformer_options):
+            return blended(part, *x.shape[-2:], tile)
 
 
 class UniVidModel(comfy.model_base.BaseModel):
@@ -157,11 +143,10 @@ class UniVidModel(comfy.model_base.BaseModel):
         super().__init__(host_config, MODEL_TYPES[config.schedule.prediction], device, unet_model=HostUNet)
         self.model_sampling = own_sampling(self.model_sampling, config.schedule, profile.start)
         self.univid_config, self.univid_profile = config, profile
-        self.univid_previewer = None
         self._compiled = None, {}  # settings of the host, and the blocks by them
 
     def extra_conds(self, **kwargs) -> dict:
-        """Text tokens, image tokens, weights, places, and what a call decides by: always all five.
+        """Text tokens, image tokens, weights, maps, places, and what a call decides by: always all six.
 
         Then what the relatives take: fps, a null image, concat latents.
         """
@@ -179,7 +164,7 @@ class UniVidModel(comfy.model_base.BaseModel):
                     "this model makes videos from text alone, got a picture too; disconnect the image of "
                     "Encode Dual Prompt."
                 )
-            image, weights = torch.zeros(1, 1, 1), weights * torch.tensor([1.0, 0.0])
+            image, weights = torch.zeros(1, 1, 1), weights[..., :2] * torch.tensor([1.0, 0.0])
         elif image is None:
             image = torch.zeros(1, self._num_image_tokens(), unet.image_stream.width)
         for name, tokens, width in (
@@ -191,6 +176,10 @@ class UniVidModel(comfy.model_base.BaseModel):
                     f"expected {name} tokens of width {width}, which this model was trained with, got "
                     f"{tokens.shape[-1]}; encode with the encoders that Load UniVid gives."
                 )
+        if weights.shape[-1] > 2 and self.univid_profile.inputs.concat != "none":
+            raise ValueError(
+                f"this model takes one picture, got {weights.shape[-1] - 1}; remove Add Picture."
+            )
         for name, value in (("prompts", text), ("images", image), ("modality weights", weights)):
             if value.shape[0] not in (1, frames):
                 raise ValueError(
@@ -200,8 +189,9 @@ class UniVidModel(comfy.model_base.BaseModel):
         told = keys.Told((text.shape[0] == 1, image.shape[0] == 1), streams_on(weights))
         return {
             "c_crossattn": comfy.conds.CONDCrossAttn(text),
-            keys.IMAGE: comfy.conds.CONDRegular(image),
-            keys.WEIGHTS: comfy.conds.CONDRegular(curves.resample(weights)),
+            keys.IMAGE: keys.CONDTokens(image),
+            keys.WEIGHTS: keys.CONDWeights(curves.resample(weights)),
+            keys.MAPS: keys.maps_of(kwargs, frames, *noise.shape[-2:]),
             keys.TOLD: keys.CONDTold((told,)),
             keys.PLACES: comfy.conds.CONDRegular(even_places(frames)[:, None]),  # of the clip, not the window
             **shared_conds(
@@ -257,9 +247,14 @@ class UniVidModel(comfy.model_base.BaseModel):
 
     def memory_required(self, input_shape, cond_shapes=None) -> float:
         """Bytes of one call; input_shape: `[b * t, c, h, w]`."""
-        cells = input_shape[0] * input_shape[-2] * input_shape[-1]
-        device = management.get_torch_device()
-        return memory.sampling(self.univid_config.unet, cells, self.get_dtype_inference(), device)
+        patcher = getattr(self, "current_patcher", None)
+        options = patcher.model_options.get("transformer_options", {}) if patcher else {}
+        tile = options.get(TILE)
+        height, width = (min(side, tile or side) for side in input_shape[-2:])
+        cells = input_shape[0] * height * width
+        config, dtype = self.univid_config.unet, self.get_dtype_inference()
+        kept = memory.kept(config, steering_of(options), input_shape[0] * math.prod(input_shape[-2:]), dtype)
+        return memory.sampling(config, cells, dtype, management.get_torch_device()) + kept
 
     def check_latents(self, noise: Tensor) -> int:
         """The number of frames of latents or noise `[t 4 h w]`; ValueError for those of another model."""
@@ -323,7 +318,7 @@ def load_model(
     patcher = Patcher(model, load_device=device, offload_device=offload)
     _fill(model, weights, assign=patcher.is_dynamic())
     if weights.holds("vae") and weights.config.vae.channels < SD_VAE_CHANNELS:
-        model.univid_previewer = OwnPreviewer(_own_vae(weights))
+        draw_with(_own_vae(weights), model.latent_format)
     patcher.cached_patcher_init = (load_model, (str(path), dtype, source))
     return patcher
 
@@ -358,7 +353,22 @@ def with_reference_frames(model, counts: dict[int, int]):
         raise ValueError(
             f"expected levels among {factors}, as this model has, got {unknown}; set those to 0."
         )
+    return with_option(model, REFERENCES, dict(counts))
+
+
+def with_tile(model, pixels: int):
+    """A clone of a MODEL that sees larger frames in tiles of so many pixels a side.
+
+    Raises:
+        ValueError: another model than UniVid, or no multiple of 8 pixels.
+    """
+    profile_of(model)
+    return with_option(model, TILE, tile_cells(pixels, FACTOR))
+
+
+def with_option(model, name: str, value):
+    """A clone of a MODEL with a transformer option."""
     clone = model.clone()
     options = clone.model_options.setdefault("transformer_options", {})
-    clone.model_options["transformer_options"] = options | {REFERENCES: dict(counts)}
+    clone.model_options["transformer_options"] = options | {name: value}
     return clone

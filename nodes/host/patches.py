@@ -165,6 +165,10 @@ class HostHook(Hook):
             h = patch(h, self.options)
         return h, skip
 
+    def leave_out(self, outputs: int) -> None:
+        for _ in range(min(outputs, len(self.control.get("output", ())))):
+            self.control["output"].pop()
+
     def self_attention(self, layer: SelfAttention, x: Tensor) -> Tensor:
         before, after = (self.patches.get(name, ()) for name in ("attn1_patch", "attn1_output_patch"))
         if not (

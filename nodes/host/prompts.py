@@ -79,6 +79,7 @@ def _encode_prompt(clip, text: str, frames: int) -> list:
     encoded = {key.prompt: clip.encode_from_tokens_scheduled(clip.tokenize(key.prompt)) for key in path}
     if len(encoded) == 1:
         return encoded[path[0].prompt]
+    frames = frames or travel.length(text) or 0
     if frames < 1:
         raise ValueError(
             f"prompt travel to frame {path[-1].frame} needs the clip's number of frames, got {frames}; "

@@ -86,6 +86,11 @@ def shared_conds(
             "this model does not join a picture's latents to its input; disconnect vae, latent and "
             "last_image of Encode Dual Prompt."
         )
+    elif keys.KNOWN in given:
+        raise ValueError(
+            "this model makes whole clips and takes no known frames; load one that was trained for them, or "
+            "remove Known Frames."
+        )
     return conds
 
 
@@ -98,6 +103,11 @@ def _known(kind: str, scale: float, level: float, noise: Tensor, given: dict) ->
     latents, mask = torch.zeros_like(noise), torch.zeros(1, len(noise), dtype=torch.bool)
     for place, known in frames.items():
         _check_size(known, noise)
+        if place >= len(noise):
+            raise ValueError(
+                f"frame {place} is known, and the clip has {len(noise)}; connect the same latent to Known "
+                "Frames and to the sampler."
+            )
         latents[place], mask[0, place] = scale * known[0], True
     latents, noise = (rearrange(x, "t c h w -> 1 c t h w") for x in (latents, noise))
     return rearrange(known_channels(kind, noisy(latents, level, noise), mask), "1 c t h w -> t c h w")

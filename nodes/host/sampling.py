@@ -16,7 +16,7 @@ from .ddim import ddim
 from .guider import Guidance, UniVidGuider
 from .model import profile_of
 from .patches import owners
-from .preview import previewer_of
+from .preview import ClipPreviewer, previewer_of
 
 OWN = "the checkpoint's own"
 SAMPLERS = [*comfy.samplers.KSampler.SAMPLERS, OWN]
@@ -128,6 +128,8 @@ def _callback(model, steps: int):
                 f"the U-Net gave nan or infinite values in step {step + 1} of {total} in {_dtype(model)}; "
                 f"{_cure(model)}."
             )
+        if step + 1 == total and isinstance(previewer, ClipPreviewer):
+            previewer.due = 0.0  # the last one stays on the node
         picture = previewer and previewer.decode_latent_to_preview_image("JPEG", denoised)
         bar.update_absolute(step + 1, total, picture)
 

@@ -36,13 +36,13 @@ def _reasons(conditioning: list) -> tuple[str | None, str | None]:
     """Why the text has no say in a conditioning, and why the picture has none; None where it has."""
     text, picture = "the prompt is empty", "there is no picture"
     for _, extras in conditioning:
-        text_weight, image_weight = keys.weights_of(extras).amax((0, 1)).tolist()
+        text_weight, *image_weights = keys.weights_of(extras).amax((0, 1)).tolist()
         if extras.get(keys.HAS_TEXT, True) and text:  # what other nodes encode has one
             text = None if text_weight else "text_weight is 0"
         if keys.FIRST in extras or keys.KNOWN in extras:  # such latents have a say under any weight
             picture = None
         elif extras.get(keys.HAS_IMAGE, False) and picture:
-            picture = None if image_weight else "image_weight is 0"
+            picture = None if any(image_weights) else "image_weight is 0"
     return text, picture
 
 
