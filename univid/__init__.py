@@ -4,17 +4,20 @@ from univid import generate, load
 
 video = generate(load(), "a red circle moves left on a black background")  # [1 3 t h w] in -1..1
 
-Clip, Source and Sampling are the groups of `generate`'s options.
+Clip, Source, Sampling and Masks are the groups of `generate`'s options.
 """
 
 import importlib
 
+__version__ = "0.1.0"  # as in pyproject.toml
 HOMES = {
     "load": "checkpoints",
     "generate": "pipeline",
     "Clip": "pipeline",
     "Source": "pipeline",
     "Sampling": "pipeline",
+    "Picture": "pipeline",
+    "Masks": "steer",
 }
 __all__ = list(HOMES)
 

@@ -1,13 +1,14 @@
 """`python -m univid`: the commands. Arguments are in cli.py; torch is imported only when a command runs."""
 
 import argparse
-import dataclasses
+import os
 import sys
 import time
 import traceback
 from pathlib import Path
 
 from .cli import build_parser
+from .cli_shared import ProgressBars, common, load_model, read_masks, read_pictures, split_strength
 from .dtypes import dtype_of
 from .messages import sentence, show_safely, shown
 from .signals import stoppable
@@ -32,6 +33,9 @@ def main(argv: list[str] | None = None) -> int:
         with stoppable():
             args = build_parser().parse_args(argv)
             COMMANDS[args.command](args)
+            sys.stdout.flush()
+    except BrokenPipeError:  # whoever reads this has read enough, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt as stop:
         print(f"{PROG}: interrupted; no unfinished file was left.", file=sys.stderr)
         return getattr(stop, "status", 130)
@@ -44,25 +48,33 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def generate(args: argparse.Namespace) -> None:
-    """Write one video, and its contact sheet if asked."""
+    """Write one video, and its contact sheet if asked; of a sheet that is repeated, the sheet alone."""
     from . import memory
+    from .cli_made import clip_settings, frames_of_pictures, given_files, receipt
     from .pipeline import Clip, Source
     from .pipeline import generate as run
     from .sheet import contact_sheet, frame_bytes, save_sheet
     from .video import check_output, check_video, read_image, write_video
 
     _refuse_idle(args)
-    check_output(args.out, args.fps, _inputs(args))
+    if args.out:
+        check_output(args.out, args.fps, _inputs(args))
     if args.sheet:
         _check_png(args.sheet, _inputs(args))
-    image, last_image = (None if path is None else read_image(path) for path in (args.image, args.last_image))
+    pictures = read_pictures(args)
+    image = pictures[0].image if isinstance(pictures, list) else pictures
+    last_image = None if args.last_image is None else read_image(args.last_image)
     if args.video is not None:
         check_video(args.video)
-    model = _load(args)
+    read_masks(args)  # looked at before a model is loaded for nothing
+    model = load_model(args)
+    files = given_files(args, [model], {"checkpoint": args.checkpoint})
     clip, clip_fps = (None, None) if args.video is None else _read_source(args, model.profile)
     fps = next(rate for rate in (args.fps, clip_fps, model.profile.fps) if rate is not None)
     frames, *pixels = _size(args, model.profile) if clip is None else clip.shape[2:]
-    check_output(args.out, fps, _inputs(args), size=tuple(pixels))
+    if args.out:
+        check_output(args.out, fps, _inputs(args), size=tuple(pixels))
+    masks = read_masks(args, frames)
     if args.sheet:
         drawn = frames * frame_bytes(*pixels)
         memory.check(drawn, f"the sheet {shown(args.sheet)} needs", "leave it out, or ask for fewer frames")
@@ -70,31 +82,43 @@ def generate(args: argparse.Namespace) -> None:
     if denoise is None:
         denoise = 1.0 if clip is None or model.profile.start.from_video else DEFAULT_DENOISE
     started = time.perf_counter()
+    told, image_weight = common(args, model.profile), 1.0 if args.image_weight is None else args.image_weight
     with ProgressBars() as progress:
         video = run(
             model,
             args.prompt,
-            image,
+            pictures,
             text_weight=args.text_weight,
-            image_weight=1.0 if args.image_weight is None else args.image_weight,
+            image_weight=image_weight,
             clip=Clip(frames, *pixels, args.fps_number),
             source=Source(clip, denoise, last_image),
+            masks=masks,
             callback=progress,
-            **_common(args, model.profile),
+            **told,
         )
-    write_video(video, args.out, fps)
+    settings = clip_settings(args, model, told, video.shape[2:]) | {
+        "fps": fps,
+        "text_weight": args.text_weight,
+        "image_weight": None if image is None else image_weight,
+        "denoise": None if clip is None else denoise,
+        "image_frames": frames_of_pictures(args),
+    }
+    note = receipt(args, "generate", settings, files).text()
     _, _, t, h, w = video.shape
-    print(
-        f"{shown(args.out)}: {t} frames of {w} x {h}, {fps:g} fps, in {time.perf_counter() - started:.1f} s"
-    )
+    if args.out:
+        write_video(video, args.out, fps, note)
+        taken = time.perf_counter() - started
+        print(f"{shown(args.out)}: {t} frames of {w} x {h}, {fps:g} fps, in {taken:.1f} s")
     if args.sheet:
-        save_sheet(contact_sheet(video, title=_title(args.prompt, args.image), reference=image), args.sheet)
+        page = contact_sheet(video, title=_title(args.prompt, args.image), reference=image)
+        save_sheet(page, args.sheet, note)
         print(f"{shown(args.sheet)}: all frames")
 
 
 def sweep(args: argparse.Namespace) -> None:
     """Write the grid of text weights against picture weights as one picture."""
     from . import memory
+    from .cli_made import clip_settings, given_files, receipt
     from .pipeline import Clip
     from .pipeline import generate as run
     from .sheet import cell_bytes, save_sheet, shown_frames, sweep_sheet
@@ -110,8 +134,9 @@ def sweep(args: argparse.Namespace) -> None:
 
     check_memory(8, 8, 1)  # before a model is loaded for nothing
     image = read_image(args.image)
-    model = _load(args)
-    common = _common(args, model.profile)
+    model = load_model(args)
+    files = given_files(args, [model], {"checkpoint": args.checkpoint})
+    told = common(args, model.profile)
     frames, *pixels = _size(args, model.profile)
     check_memory(*pixels, frames)
     grid = []
@@ -128,7 +153,7 @@ def sweep(args: argparse.Namespace) -> None:
                     image_weight=image_weight,
                     clip=Clip(frames, *pixels, args.fps_number),
                     callback=progress,
-                    **common,
+                    **told,
                 )
             clips.append(shown_frames(clip))
         grid.append(clips)
@@ -139,28 +164,43 @@ def sweep(args: argparse.Namespace) -> None:
         column_labels=[f"picture {weight:g}" for weight in args.image_weights],
         reference=image,
     )
-    save_sheet(page, args.out)
+    settings = clip_settings(args, model, told, (frames, *pixels)) | {
+        "text_weights": args.text_weights,
+        "image_weights": args.image_weights,
+    }
+    save_sheet(page, args.out, receipt(args, "sweep", settings, files).text())
     print(f"{shown(args.out)}: text weight a row, picture weight a column")
 
 
 def demo(args: argparse.Namespace) -> None:
-    """Write one clip of each kind, and its contact sheet."""
+    """Write one clip of each kind, and its contact sheet; their receipts are those of `generate`."""
+    from .cli_made import clip_settings, given_files, receipt
     from .files import output
     from .pipeline import generate as run
     from .sheet import contact_sheet, save_sheet
     from .video import read_image, write_video
 
     output.check_folder(args.out, add=True)
-    model = _load(args)
+    model = load_model(args)
     picture, fps = read_image(SAMPLE), model.profile.fps
     with output.new_folder(args.out, add=True) as folder:
         for name, (prompt, with_picture) in DEMOS.items():
             image = picture if with_picture else None
+            asked = build_parser().parse_args(["generate", "--prompt", prompt, "--out", f"{name}.mp4"])
+            shared = {"checkpoint": args.checkpoint, "lora": args.lora, "compile": args.compile}
+            shared |= {"device": args.device, "dtype": args.dtype, "image": SAMPLE if with_picture else None}
+            asked = argparse.Namespace(**vars(asked) | shared)
+            told = common(asked, model.profile)
             with ProgressBars(f"{name}: ") as progress:
-                video = run(model, prompt, image, callback=progress)
-            write_video(video, folder / f"{name}.mp4", fps)
+                video = run(model, prompt, image, callback=progress, **told)
+            settings = clip_settings(asked, model, told, video.shape[2:]) | {"fps": fps, "text_weight": 1.0}
+            if with_picture:
+                settings["image_weight"] = 1.0
+            files = given_files(asked, [model], {"checkpoint": args.checkpoint})
+            note = receipt(asked, "generate", settings, files).text()
+            write_video(video, folder / f"{name}.mp4", fps, note)
             page = contact_sheet(video, title=_demo_title(name), reference=image)
-            save_sheet(page, folder / f"{name}.png")
+            save_sheet(page, folder / f"{name}.png", note)
     for name in DEMOS:
         print(f"{shown(Path(args.out) / name)}.mp4 and .png: {_demo_title(name)}")
 
@@ -204,6 +244,14 @@ def import_source(args: argparse.Namespace) -> None:
     print(f"{shown(args.out)}: written; see `python -m univid inspect {shown(args.out)}`")
 
 
+def cascade(args: argparse.Namespace) -> None:
+    """Make a clip of another one, or go through several such stages."""
+    from .cli_cascade import run
+
+    for line in run(args):
+        print(line, flush=True)
+
+
 def export(args: argparse.Namespace) -> None:
     """Write a relative's U-Net as a diffusers folder."""
     from .checkpoints import export as run
@@ -212,107 +260,45 @@ def export(args: argparse.Namespace) -> None:
     print(f"{shown(args.out)}: unet/ for diffusers' UNet3DConditionModel")
 
 
+def show_receipt(args: argparse.Namespace) -> None:
+    """Print what made a file."""
+    from .cli_receipt import read_out
+
+    for line in read_out(args):
+        print(line)
+
+
+def repeat(args: argparse.Namespace) -> None:
+    """Make a file again, by its receipt."""
+    from .cli_receipt import asked_again
+
+    again, notices = asked_again(args)
+    for line in notices:
+        print(line, flush=True)
+    COMMANDS[again.command](again)
+
+
+def compare(args: argparse.Namespace) -> None:
+    """Say why two files differ."""
+    from .cli_receipt import compared
+
+    for line in compared(args):
+        print(line, flush=True)
+
+
 COMMANDS = {
     "generate": generate,
+    **dict.fromkeys(("interpolate", "extend", "upscale", "chain"), cascade),
     "sweep": sweep,
     "demo": demo,
     "inspect": inspect,
     "import": import_source,
     "inflate": import_source,  # what `import` was called while Stable Diffusion was all it read
     "export": export,
+    "receipt": show_receipt,
+    "repeat": repeat,
+    "compare": compare,
 }
-
-
-class ProgressBars:
-    """A `generate` callback that shows one bar a stage on stderr."""
-
-    def __init__(self, prefix: str = ""):
-        self.prefix, self.stage, self.bar = prefix, None, None
-
-    def __call__(self, stage: str, done: int, total: int) -> None:
-        from tqdm import tqdm
-
-        if stage != self.stage:
-            self.close()
-            units = {"sample": "step", "decode": "frame"}
-            self.stage = stage
-            self.bar = tqdm(
-                total=total, desc=f"{self.prefix}{stage}", unit=units.get(stage, ""), file=sys.stderr
-            )
-        self.bar.update(done - self.bar.n)
-
-    def close(self) -> None:
-        if self.bar is not None:
-            self.bar.close()
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_) -> None:
-        self.close()
-
-
-def _load(args: argparse.Namespace):
-    import torch
-
-    from .checkpoints import apply_lora, load
-
-    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    best = accelerator or torch.device("cpu")
-    try:
-        device = best if args.device == "auto" else torch.device(args.device)
-    except RuntimeError as error:
-        raise ValueError(f"device must be 'auto', 'cpu' or '{best}', got {args.device!r}.") from error
-    if device.type not in ("cpu", best.type):
-        raise ValueError(f"this machine has no device {args.device!r}; give 'auto' or '{best}'.")
-    best_dtype = "fp32" if device.type == "cpu" else "bf16"
-    dtype = dtype_of(best_dtype if args.dtype == "auto" else args.dtype)
-    model = load(args.checkpoint, device=device, dtype=dtype, compile=args.compile)
-    for given in args.lora:
-        apply_lora(model, *split_strength(given))
-    return model
-
-
-def split_strength(given: str) -> tuple[str, float]:
-    """The file and the strength of FILE[:S]; a colon may also belong to the file's name."""
-    path, colon, strength = given.rpartition(":")
-    if not colon or Path(given).exists():
-        return given, 1.0
-    try:
-        return path, float(strength)
-    except ValueError:
-        return given, 1.0
-
-
-def _common(args: argparse.Namespace, profile) -> dict:
-    """What generate and sweep hand on alike."""
-    from .pipeline import Sampling, profile_guider
-
-    asked = {
-        "kind": ("--guidance", args.guidance),
-        "scale": ("--guidance-scale", args.guidance_scale),
-        "text": ("--text-guidance", args.text_guidance),
-        "image": ("--image-guidance", args.image_guidance),
-        "rescale": ("--guidance-rescale", args.guidance_rescale),
-    }
-    given = {name: value for name, (_, value) in asked.items() if value is not None}
-    guidance = dataclasses.replace(profile.guidance, **given)
-    for name in ("text", "image") if guidance.kind == "joint" else ("scale",):
-        if name in given:
-            raise ValueError(f"{asked[name][0]} does nothing with {guidance.kind} guidance; see --guidance.")
-    if args.eta is not None and (args.sampler or profile.sampler) != "ddim":
-        raise ValueError(
-            f"--eta does nothing with {args.sampler or profile.sampler}; give --sampler ddim too."
-        )
-    references = dict(args.references or ())
-    if len(references) < len(args.references or ()):
-        raise ValueError("--references names a level twice; give each of them once.")
-    return {
-        "negative": args.negative,
-        "guidance": profile_guider(dataclasses.replace(profile, guidance=guidance)),
-        "sampling": Sampling(args.steps, args.sampler, args.schedule, args.eta, references),
-        "seed": args.seed,
-    }
 
 
 def _refuse_idle(args: argparse.Namespace) -> None:
@@ -322,6 +308,8 @@ def _refuse_idle(args: argparse.Namespace) -> None:
     if args.command == "generate":
         if args.image_weight is not None and args.image is None:
             raise ValueError("--image-weight needs a picture; give --image too.")
+        if args.image_mask is not None and args.image is None:
+            raise ValueError("--image-mask needs a picture; give --image too.")
         if args.last_image is not None and args.image is None:
             raise ValueError("--last-image needs a first picture; give --image too.")
         if args.denoise is not None and args.video is None:
@@ -346,14 +334,19 @@ def _read_source(args: argparse.Namespace, profile):
 
 
 def _size(args: argparse.Namespace, profile) -> tuple[int, int, int]:
-    """Frames, height and width of a clip: as asked, else the profile's."""
+    """Frames, height and width of a clip: as asked, else those of the prompt's scenes, else the profile's."""
+    from .travel import length
+
     asked = {name: getattr(args, name) for name in ("frames", "height", "width")}
+    asked["frames"] = length(args.prompt) if args.frames is None else args.frames
     return tuple(getattr(profile, name) if value is None else value for name, value in asked.items())
 
 
 def _inputs(args: argparse.Namespace) -> list[str | None]:
     """The files that generate or sweep reads, which it must not write."""
-    given = [getattr(args, name, None) for name in ("image", "last_image", "video", "checkpoint")]
+    names = ("image", "last_image", "video", "text_mask", "image_mask", "checkpoint")
+    given = [getattr(args, name, None) for name in names]
+    given += [one.path for one in getattr(args, "pictures", None) or ()]
     return given + [split_strength(lora)[0] for lora in args.lora]
 
 

@@ -79,7 +79,8 @@ class TransformerBlock(nn.Module):
         if self.pst_attn is not None and context.frames > 1:
             references = context.references[self.factor]
             if len(references):
-                x = x + self.pst_attn(self.norm_pst(x), context.frames, references)
+                windows = context.steering.windows
+                x = x + self.pst_attn(self.norm_pst(x), context.frames, references, windows)
         x = x + self.attn2(self.norm2(x), context, self.factor)
         return x + self.ff(self.norm3(x))
 
@@ -98,9 +99,11 @@ class TemporalTransformer(nn.Module):
     give the order; with `position` the tokens carry their frame's place in the clip.
     """
 
-    def __init__(self, make: Layers, width: int, heads: int, groups: int, position: PositionConfig | None):
+    def __init__(
+        self, make: Layers, width: int, heads: int, groups: int, position: PositionConfig | None, factor: int
+    ):
         super().__init__()
-        self.position = position
+        self.position, self.factor = position, factor
         self.norm = make.GroupNorm(groups, width, eps=1e-6)
         self.proj_in = make.Linear(width, width)
         self.norm1 = make.LayerNorm(width)
@@ -118,7 +121,8 @@ class TemporalTransformer(nn.Module):
         if self.position:
             z = z + place_embedding(context.places, z.shape[-1], self.position).to(z)[:, None]
         z = rearrange(z, "b s t c -> (b s) t c")
-        z = z + self.attn1(self.norm1(z))
+        windows, nearness = context.steering.windows, context.nearness.get(self.factor)
+        z = z + self.attn1(self.norm1(z), windows=windows, nearness=nearness)
         z = z + self.ff(self.norm2(z))
         return add_in_time(x, self.proj_out(z))
 

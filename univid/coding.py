@@ -10,10 +10,18 @@ from .model import UniVid
 logger = logging.getLogger(__name__)
 
 
-def pieces(model: UniVid, way: str, clips: int, size: tuple[int, int, int]) -> memory.Pieces:
-    """In which the VAE can take clips (t, h, w) now; way: "encode" or "decode"."""
+def pieces(
+    model: UniVid, way: str, clips: int, size: tuple[int, int, int], tile: int | None = None
+) -> memory.Pieces:
+    """In which the VAE can take clips (t, h, w) now.
+
+    way: "encode" or "decode". tile: latent cells a side of larger frames' tiles; None = whole frames if they
+        fit.
+    """
     t, h, w = size
     factor, weight = model.config.vae.factor, next(model.vae.parameters())
+    if tile is not None and tile * factor < max(h, w):
+        return memory.Pieces(1, tile)
     coding = memory.Coding(
         model.config.vae, way, clips * t, (h // factor, w // factor), weight.dtype, weight.device
     )
@@ -28,7 +36,8 @@ def pieces(model: UniVid, way: str, clips: int, size: tuple[int, int, int]) -> m
     return found
 
 
-def encode(model: UniVid, video: Tensor) -> Tensor:
-    """Final latents `[b c t h w]` in float32 of videos `[b 3 t h w]` on the VAE's device."""
-    found = pieces(model, "encode", len(video), tuple(video.shape[2:]))
+def encode(model: UniVid, video: Tensor, tile: int | None = None) -> Tensor:
+    """Final latents `[b c t h w]` in float32 of videos `[b 3 t h w]`, which move to the VAE's device."""
+    found = pieces(model, "encode", len(video), tuple(video.shape[2:]), tile)
+    video = video.to(next(model.vae.parameters()).device)
     return model.vae.encode(video, chunk=found.chunk, tile=found.tile).float()

@@ -1,15 +1,19 @@
 """What steers a video: text tokens, image tokens and the modality weights stay separate fields."""
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from .devices import beside
+from .steer.plane import averaged
+from .tiles import Tile
 
-FLOAT32 = ("weights", "places")  # stay so, and numbers too, when the other fields change their type
+FLOAT32 = ("weights", "places", "maps")  # stay so, and numbers too, when the other fields change their type
 
 
 @dataclass(frozen=True)
@@ -17,13 +21,18 @@ class Conditioning:
     """The conditions of `b` clips of `t` frames.
 
     text: text tokens `[b n d]`, or per frame `[b t n d]`.
-    image: image tokens `[b m d]` or `[b t m d]`; None = the image stream is off.
+    image: image tokens `[b m d]` or `[b t m d]`, of several pictures one after another; None = the image
+        stream is off.
     weights: modality weights `[b 2]` or per frame `[b t 2]`, order (lambda_t, lambda_v), on the CPU: they say
         which streams and branches are computed, and a value on another device is waited for.
     level_weights: multipliers of the weights a level, {f: (text, image)}; a level left out has (1, 1).
     concat: latents joined to the input along channels, `[b c t h w]`.
     numbers: what a model with embeddings of numbers was trained to be told, {name: `[b]`}: "fps", frames a
         second, or how many frames of the source lie between two of the clip (DynamiCrafter at 256 pixels).
+    maps: by what the weights are multiplied in each place of a frame, `[b 1+p h w]` or `[b t 1+p h w]`: that
+        of the text, and those of p pictures, each with lambda_v. Of the latents' size or any other, which is
+        averaged to theirs; of one cell they are numbers. None = 1 for the text, and 1 for one picture. Which
+        streams and branches are computed `weights` say alone, so one that maps make 0 everywhere is better 0.
     places: where in its clip each frame is, `[b t]`: 0 = the beginning, 1 = the end, negative = a picture of
         its own. None: the frames are a whole clip, and a single frame is a picture of its own.
 
@@ -37,6 +46,7 @@ class Conditioning:
     level_weights: Mapping[int, tuple[float, float]] = field(default_factory=dict)
     concat: Tensor | None = None
     places: Tensor | None = None
+    maps: Tensor | None = None
     numbers: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self):
@@ -46,6 +56,7 @@ class Conditioning:
             "weights": (self.weights, (2, 3)),
             "concat": (self.concat, (5, 5)),
             "places": (self.places, (2, 2)),
+            "maps": (self.maps, (4, 5)),
             **{name: (number, (1, 1)) for name, number in self.numbers.items()},
         }
         for name, (tensor, ranks) in tensors.items():
@@ -63,10 +74,21 @@ class Conditioning:
             )
         if self.weights.shape[-1] != 2:
             raise ValueError(f"weights must end in 2 (text, image), got shape {tuple(self.weights.shape)}.")
+        if self.pictures < 1 or (self.image is not None and self.image.shape[-2] % self.pictures):
+            count = "no" if self.image is None else self.image.shape[-2]
+            raise ValueError(
+                f"maps must be one of the text and one of each picture, got {self.pictures + 1} for {count} "
+                "image tokens."
+            )
 
     @property
     def clips(self) -> int:
         return self.text.shape[0]
+
+    @property
+    def pictures(self) -> int:
+        """How many the image tokens are of."""
+        return 1 if self.maps is None else self.maps.shape[-3] - 1
 
     @property
     def frames(self) -> int | None:
@@ -74,7 +96,7 @@ class Conditioning:
         return next(iter(self._frames()), None)
 
     def to(self, device=None, dtype: torch.dtype | None = None) -> "Conditioning":
-        """Move every tensor but the weights; weights, places and numbers keep float32."""
+        """Move every tensor but the weights; weights, places, maps and numbers keep float32."""
         moved = {
             name: value.to(
                 device=None if name == "weights" else device,
@@ -85,15 +107,32 @@ class Conditioning:
         numbers = {name: value.to(device=device, dtype=torch.float32) for name, value in self.numbers.items()}
         return dataclasses.replace(self, **moved, numbers=numbers)
 
+    def within(self, tile: Tile) -> "Conditioning":
+        """Those of a part of the frames."""
+        parts = {} if self.concat is None else {"concat": tile.of(self.concat)}
+        if self.maps is not None:
+            whole = averaged(self.maps, *tile.frame).expand(*self.maps.shape[:-2], *tile.frame)
+            parts["maps"] = tile.of(whole)
+        return dataclasses.replace(self, **parts) if parts else self
+
     def streams(self) -> tuple[bool, bool]:
         """Whether the streams of text and image have a weight other than 0 anywhere."""
         return streams_on(self.weights)
 
-    def at_level(self, factor: int) -> Tensor:
-        """The modality weights `[b 1 2]` or `[b t 2]` at the level of a factor."""
+    def at_level(self, factor: int, height: int, width: int) -> Tensor:
+        """The weights of the text and of each picture at the level of a factor, of latents of height x width.
+
+        `[b 1 1 1+p]`, or `[b t s 1+p]` of each frame, of each token, row by row.
+        """
         weights = self.weights if self.weights.dim() == 3 else self.weights[:, None]
         text, image = self.level_weights.get(factor, (1.0, 1.0))
-        return torch.stack([weights[..., 0] * text, weights[..., 1] * image], -1)
+        image = self.pictures * [weights[..., 1] * image]
+        weights = torch.stack([weights[..., 0] * text, *image], -1)[:, :, None]
+        if self.maps is None:
+            return weights
+        maps = averaged(self.maps, math.ceil(height / factor), math.ceil(width / factor))
+        maps = maps if maps.dim() == 5 else maps[:, None]
+        return beside(weights, maps) * rearrange(maps, "b t m h w -> b t (h w) m")
 
     def with_weights(self, weights: Tensor) -> "Conditioning":
         """The same conditions under other modality weights `[b 2]` or `[b t 2]`."""
@@ -106,6 +145,7 @@ class Conditioning:
     def _frames(self) -> set[int]:
         concat = self.concat if self.concat is None else self.concat[:, 0]
         per_frame = [(self.text, 4), (self.image, 4), (self.weights, 3), (self.places, 2), (concat, 4)]
+        per_frame.append((self.maps, 5))
         return {tensor.shape[1] for tensor, rank in per_frame if tensor is not None and tensor.dim() == rank}
 
     def _tensors(self) -> list[tuple[str, Tensor]]:
@@ -114,8 +154,9 @@ class Conditioning:
 
 
 def streams_on(weights: Tensor) -> tuple[bool, bool]:
-    """Which of text and image have a weight other than 0 anywhere in `[... 2]`."""
-    return tuple((weights != 0).flatten(0, -2).any(0).tolist())
+    """Which of text and image have a weight other than 0 anywhere in `[... 1+p]`, p pictures."""
+    text, *pictures = (weights != 0).flatten(0, -2).any(0).tolist()
+    return text, any(pictures)
 
 
 def cat(conditions: list[Conditioning]) -> Conditioning:
@@ -138,6 +179,7 @@ def cat(conditions: list[Conditioning]) -> Conditioning:
         text=_cat_frames([c.text for c in conditions], 3),
         image=None if template is None else _cat_frames(images, 3),
         weights=_cat_frames([c.weights for c in conditions], 2),
+        maps=_cat_maps(conditions),
         level_weights=first.level_weights,
         **{name: _cat_all(name, [getattr(c, name) for c in conditions]) for name in ("concat", "places")},
         numbers={
@@ -153,6 +195,7 @@ def with_null_image(cond: Conditioning, tokens: Tensor) -> Conditioning:
     A clip that has one in some frames keeps its own tokens in all, so that a curve may touch 0.
     """
     shown = cond.weights[..., 1].reshape(cond.clips, -1).any(1)  # [b]
+    tokens = tokens.repeat(1, cond.pictures, 1)
     if cond.image is None:
         if shown.all():
             return cond  # which the network refuses: a weight, and nothing that it could weigh
@@ -162,7 +205,13 @@ def with_null_image(cond: Conditioning, tokens: Tensor) -> Conditioning:
         image = torch.where(own, cond.image, tokens.to(cond.image))
     text, weight = cond.weights.unbind(-1)
     weight = torch.where(shown.reshape(-1, *[1] * (weight.dim() - 1)), weight, 1.0)
-    return dataclasses.replace(cond, image=image, weights=torch.stack([text, weight], -1))
+    maps = cond.maps
+    if maps is not None:  # it is seen once and everywhere
+        once = torch.zeros(cond.pictures, 1, 1).index_fill_(0, torch.tensor([0]), 1.0)
+        own = beside(shown.reshape(-1, *[1] * (maps.dim() - 1)), maps)
+        text_map, image_maps = maps[..., :1, :, :], maps[..., 1:, :, :]
+        maps = torch.cat([text_map, torch.where(own, image_maps, beside(once, maps))], -3)
+    return dataclasses.replace(cond, image=image, weights=torch.stack([text, weight], -1), maps=maps)
 
 
 def concat_frames(kind: str, first: Tensor, last: Tensor | None, frames: int) -> Tensor:
@@ -184,6 +233,25 @@ def _cat_all(name: str, tensors: list[Tensor | None]) -> Tensor | None:
     if any(tensor is None for tensor in tensors):
         raise ValueError(f"conditions joined along the clips must all have {name} or none, got both.")
     return torch.cat(tensors)
+
+
+def _cat_maps(conditions: list[Conditioning]) -> Tensor | None:
+    """Concatenate maps; a condition without them has 1 everywhere, for as many pictures as the others."""
+    maps = [c.maps for c in conditions]
+    sizes = {tuple(m.shape[-2:]) for m in maps if m is not None} - {(1, 1)}
+    if len(sizes) > 1:
+        raise ValueError(
+            f"conditions joined along the clips must have maps of one size, got {sorted(sizes)}."
+        )
+    template = next((m for m in maps if m is not None), None)
+    if template is None:
+        return None
+    size = next(iter(sizes), (1, 1))
+    maps = [
+        template.new_ones(c.clips, template.shape[-3], 1, 1) if m is None else m
+        for c, m in zip(conditions, maps, strict=True)
+    ]
+    return _cat_frames([m.expand(*m.shape[:-2], *size) for m in maps], 4)
 
 
 def _cat_frames(tensors: list[Tensor], rank: int) -> Tensor:

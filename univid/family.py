@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from .blocks import ResBlock, add_in_time
 from .config import ResamplerConfig
 from .layers import Context, FeedForward, Layers, SelfAttention
+from .steer import FrameWindows
 
 
 class StackLayer(nn.Module):
@@ -43,7 +44,7 @@ class StackResBlock(ResBlock):
 
 
 class DoubleAttentionBlock(nn.Module):
-    """Two self-attentions and a feed-forward on `[s t d]`, pre-norm, residual."""
+    """Two self-attentions, in windows or not, and a feed-forward on `[s t d]`, pre-norm, residual."""
 
     def __init__(self, make: Layers, width: int, heads: int):
         super().__init__()
@@ -54,9 +55,11 @@ class DoubleAttentionBlock(nn.Module):
         self.norm3 = make.LayerNorm(width)
         self.ff = FeedForward(make, width)
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.attn1(self.norm1(x))
-        x = x + self.attn2(self.norm2(x))
+    def forward(
+        self, x: Tensor, windows: FrameWindows | None = None, nearness: Tensor | None = None
+    ) -> Tensor:
+        x = x + self.attn1(self.norm1(x), windows=windows, nearness=nearness)
+        x = x + self.attn2(self.norm2(x), windows=windows, nearness=nearness)
         return x + self.ff(self.norm3(x))
 
 
@@ -66,8 +69,9 @@ class DoubleTemporalTransformer(nn.Module):
     The width inside is heads x head_channels: after the first convolution it differs from that of x.
     """
 
-    def __init__(self, make: Layers, channels: int, heads: int, head_channels: int, groups: int):
+    def __init__(self, make: Layers, channels: int, heads: int, head_channels: int, groups: int, factor: int):
         super().__init__()
+        self.factor = factor
         width = heads * head_channels
         self.norm = make.GroupNorm(groups, channels, eps=1e-6)
         self.proj_in = make.Linear(channels, width)
@@ -79,7 +83,7 @@ class DoubleTemporalTransformer(nn.Module):
         z = self.norm(rearrange(x, "(b t) c h w -> b c t (h w)", t=context.frames))
         z = self.proj_in(rearrange(z, "b c t s -> (b s) t c"))
         for block in self.transformer_blocks:
-            z = block(z)
+            z = block(z, context.steering.windows, context.nearness.get(self.factor))
         return add_in_time(x, self.proj_out(z))
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from .conditioning import Conditioning, cat
 from .devices import beside
 from .diffusion import Denoiser, v_to_x0, x0_to_v
+from .steer.temporal import TemporalGuidance
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,11 @@ class _Guider(ABC):
         coefficients["e0"] = 1 - sum(coefficients.values())
         return {name: value for name, value in coefficients.items() if value}
 
+    def branches(self, has_text: bool, has_image: bool, temporal: bool = False) -> list[str]:
+        """Those to compute: the planned ones, and for guidance over time that of all conditions."""
+        planned, told = list(self.plan(has_text, has_image)), merge("TI", has_text, has_image)
+        return [*planned, told] if temporal and told not in planned else planned
+
     def combine(
         self,
         answers: Mapping[str, Tensor],
@@ -109,24 +115,38 @@ class _Guider(ABC):
         return _rescale(guided * s, reference * s, x * s, sigma * x0_scale, self.rescale) / s
 
     def __call__(
-        self, denoiser: Denoiser, x: Tensor, sigma: Tensor, cond: Conditioning, uncond: Conditioning
+        self,
+        denoiser: Denoiser,
+        x: Tensor,
+        sigma: Tensor,
+        cond: Conditioning,
+        uncond: Conditioning,
+        temporal: TemporalGuidance | None = None,
     ) -> Tensor:
         """The guided x0 `[b c t h w]`; all branches go through the denoiser as one batch.
 
         x: `[b c t h w]`; sigma: a scalar or `[b]`.
         cond: all conditions, with their modality weights; a clip whose weights are all 0 is unconditional.
         uncond: the empty or negative text, weights (1, 0).
+        temporal: added to what is guided, on the branch of all conditions.
         """
         has = _has(cond)
-        coefficients = self.plan(*has.any(0).tolist())
+        given = has.any(0).tolist()
+        coefficients, names = self.plan(*given), self.branches(*given, temporal is not None)
         branches = _branches(cond, uncond)
         answers = denoiser(
-            x.repeat(len(coefficients), 1, 1, 1, 1),
-            sigma.expand(x.shape[0]).repeat(len(coefficients)),
-            cat([branches[name] for name in coefficients]),
-        ).chunk(len(coefficients))
-        named = dict(zip(coefficients, answers, strict=True))
-        return self.combine(named, coefficients, x, sigma, has[:, 0], denoiser.schedule.x0_scale(sigma))
+            x.repeat(len(names), 1, 1, 1, 1),
+            sigma.expand(x.shape[0]).repeat(len(names)),
+            cat([branches[name] for name in names]),
+        ).chunk(len(names))
+        named = dict(zip(names, answers, strict=True))
+        planned = {name: named[name] for name in coefficients}
+        scale = denoiser.schedule.x0_scale(sigma)
+        guided = self.combine(planned, coefficients, x, sigma, has[:, 0], scale)
+        if temporal is None:
+            return guided
+        told = merge("TI", *given)
+        return temporal(guided, named[told], x, sigma, branches[told])
 
 
 @dataclass(frozen=True)
@@ -209,11 +229,16 @@ def _branches(cond: Conditioning, uncond: Conditioning) -> dict[str, Conditionin
     e0 = dataclasses.replace(uncond, level_weights=cond.level_weights)
     has_text, has_image = _has(cond).unbind(1)
     lambda_t, lambda_v = cond.weights.unbind(-1)
+    maps = cond.maps
+    if maps is not None:
+        text_map, image_maps = maps[..., :1, :, :], maps[..., 1:, :, :]
+        maps = torch.cat([(text_map > 0).to(image_maps), image_maps], -3)
     image_only = dataclasses.replace(
         # The empty text has weight 1, or none where the user switched the text stream off.
         cond,
         text=uncond.text,
         weights=torch.stack([(lambda_t > 0).to(lambda_v), lambda_v], -1),
+        maps=maps,
     )
     return {
         "e0": e0,
@@ -228,8 +253,12 @@ def _where(mask: Tensor, chosen: Conditioning, e0: Conditioning) -> Conditioning
     if mask.all():
         return chosen
     pick = {}
-    for name in ("text", "weights"):
+    for name in ("text", "weights", "maps"):
         a, b = getattr(chosen, name), getattr(e0, name)
+        if a is None:
+            continue
+        if b is None:  # no maps are 1 everywhere
+            b = torch.ones_like(a)
         if a.dim() != b.dim():  # one of them is per frame
             a, b = (v.unsqueeze(1) if v.dim() < max(a.dim(), b.dim()) else v for v in (a, b))
         pick[name] = torch.where(beside(mask, a).reshape(-1, *[1] * (a.dim() - 1)), a, b)

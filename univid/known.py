@@ -1,4 +1,4 @@
-"""Known frames: what a model is shown of a clip of which it makes the others (Show-1 3.3; SEINE 2310.20700).
+"""Known frames: what a model is shown of a clip of which it makes the others (Show-1 3.4; SEINE 2310.20700).
 
 One mechanism animates a picture, goes from one to another, fills in frames, continues a clip and closes a
 loop: latents of the known frames and a mask of them join the input along channels.

@@ -6,7 +6,7 @@ Between layers a video is `[(b t) c h w]` in channels-last memory. There tokens 
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial, reduce
 
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from .attention import AttentionFunction
 from .config import PositionConfig
 from .hooks import Hook
+from .steer import FrameWindows, Steering, dynamics
 
 
 class Layers:
@@ -37,10 +38,13 @@ class Context:
     """What every block of one forward shares.
 
     embedding: timestep embedding `[b e]`. places: of the frames in their clip, `[b t]`.
-    text, image: tokens `[b n d]` or `[b t n d]`, None = stream off.
-    weights: modality weights a level, {f: `[b 1 2]` or `[b t 2]`}. streams: which of them run there.
-    references: the frames that PSTAttn-f attends to, {f: indices [n]}.
+    text, image: tokens `[b n d]` or `[b t n d]`, None = stream off; of several pictures one after another.
+    weights: of the text and of each picture, a level, {f: `[b 1 1 1+p]`, or a frame, a token, `[b t s 1+p]`}.
+    streams: which of them run there.
+    references: the frames that PSTAttn-f attends to, {f: indices [n]}: of the clip, or of each window.
     hook: of a host, which may change the trunk's self-attention.
+    steering: how layers run other than they were trained to.
+    nearness: of the frames, where dynamics act, {f: `[t t]`}.
     """
 
     frames: int
@@ -52,6 +56,27 @@ class Context:
     streams: Mapping[int, tuple[bool, bool]]
     references: Mapping[int, Tensor]
     hook: Hook = Hook()
+    steering: Steering = Steering()
+    nearness: Mapping[int, Tensor] = field(default_factory=dict)
+
+    def alone(self) -> "Context":
+        """That of every frame as a clip of its own: `[b ...]` and `[b t ...]` become `[(b t) ...]`."""
+
+        def each(x: Tensor | None, per_clip: int) -> Tensor | None:
+            if x is None:
+                return None
+            return x.repeat_interleave(self.frames, 0) if x.dim() == per_clip else x.flatten(0, 1)
+
+        weights = {f: w.expand(-1, self.frames, -1, -1).flatten(0, 1) for f, w in self.weights.items()}
+        return replace(
+            self,
+            frames=1,
+            embedding=each(self.embedding, 2),
+            places=self.places.flatten()[:, None],
+            text=each(self.text, 3),
+            image=each(self.image, 3),
+            weights={factor: weight[:, None] for factor, weight in weights.items()},
+        )
 
 
 def segment_centers(frames: int, n: int, device: torch.device | None = None) -> Tensor:
@@ -105,7 +130,11 @@ class PSTConv(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """Multi-head attention with Stable Diffusion's projections; keys, values from `context` or x itself."""
+    """Multi-head attention with Stable Diffusion's projections; keys, values from `context` or x itself.
+
+    windows, nearness: of tokens that are frames: each sees those of its windows alone, and more of the near
+    ones, by `[s s]`.
+    """
 
     def __init__(self, make: Layers, width: int, heads: int):
         super().__init__()
@@ -116,27 +145,53 @@ class SelfAttention(nn.Module):
         self.to_v = make.Linear(width, width, bias=False)
         self.to_out = nn.ModuleList([make.Linear(width, width)])
 
-    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:  # [b s d], [b n d]
+    def forward(
+        self,
+        x: Tensor,
+        context: Tensor | None = None,
+        windows: FrameWindows | None = None,
+        nearness: Tensor | None = None,
+    ) -> Tensor:  # [b s d], [b n d]
         context = x if context is None else context
         q, k, v = self.to_q(x), self.to_k(context), self.to_v(context)
-        return self.to_out[0](self.attention(q, k, v, self.heads))
+        attend = self.attention if nearness is None else partial(dynamics.attention, nearness=nearness)
+        if windows is None:
+            out = attend(q, k, v, self.heads)
+        else:
+            out = windows.averaged(
+                lambda part: attend(q[:, part], k[:, part], v[:, part], self.heads), x.shape[1]
+            )
+        return self.to_out[0](out)
 
 
 class PSTAttention(SelfAttention):
     """PSTAttn-f (eq. 6): every token of every frame attends to all tokens of the reference frames.
 
-    The reference frames are the same for all queries of a clip, so this is one attention call.
+    The reference frames are the same for all queries of a clip, so this is one attention call; with windows
+    of their own ones it is one each.
     """
 
-    def forward(self, x: Tensor, frames: int, references: Tensor) -> Tensor:  # [(b t) s d]
+    def forward(
+        self, x: Tensor, frames: int, references: Tensor, windows: FrameWindows | None = None
+    ) -> Tensor:  # [(b t) s d]
         clip = rearrange(x, "(b t) s d -> b t s d", t=frames)
+        if windows is None or windows.references == "clip":
+            out = self._attend(clip, references)
+        else:
+            out = windows.averaged(lambda part: self._attend(clip[:, part], references), frames)
+        return rearrange(out, "b t s d -> (b t) s d")
+
+    def _attend(self, clip: Tensor, references: Tensor) -> Tensor:
         gamma = rearrange(clip[:, references], "b n s d -> b (n s) d")
         out = super().forward(rearrange(clip, "b t s d -> b (t s) d"), gamma)
-        return rearrange(out, "b (t s) d -> (b t) s d", t=frames)
+        return rearrange(out, "b (t s) d -> b t s d", t=clip.shape[1])
 
 
 class DualCrossAttention(nn.Module):
     """CrossAttn_Dual (eq. 7): to_out(lambda_t A(Q, K_t, V_t) + lambda_v A(Q, K_v, V_v)).
+
+    Of several pictures the answers add up, each with its weight, under the same K_v and V_v, as in UniVG's
+    multi-condition cross-attention (2401.09084, 3.3).
 
     A network without an image stream has no K_v and V_v: then this is Stable Diffusion's own.
     """
@@ -156,24 +211,29 @@ class DualCrossAttention(nn.Module):
     def forward(self, x: Tensor, context: Context, factor: int) -> Tensor:  # [(b t) s d]
         q = self.to_q(x)
         streams, (text, image) = [], context.streams[factor]
-        text_weight, image_weight = context.weights[factor].unbind(-1)
+        text_weight, *image_weights = context.weights[factor].unbind(-1)
         if text:
             k, v = self.to_k(context.text), self.to_v(context.text)
             streams.append(self._stream(q, k, v, context.frames, text_weight))
         if image:
             k, v = self.to_k_image(context.image), self.to_v_image(context.image)
-            streams.append(self._stream(q, k, v, context.frames, image_weight))
+            parts = (x.chunk(len(image_weights), dim=-2) for x in (k, v))
+            for weight, k, v in zip(image_weights, *parts, strict=True):
+                streams.append(self._stream(q, k, v, context.frames, weight))
         return self.to_out[0](reduce(torch.add, streams) if streams else torch.zeros_like(q))
 
     def _stream(self, q: Tensor, k: Tensor, v: Tensor, frames: int, weight: Tensor) -> Tensor:
-        """weight * A(q, k, v). What all frames share is projected once, and all frames query it at once."""
+        """weight * A(q, k, v), weight `[b 1|t 1|s]`.
+
+        What all frames share is projected once, and all frames query it at once.
+        """
         if k.dim() == 3:
             q = rearrange(q, "(b t) s d -> b (t s) d", t=frames)
             out = rearrange(self.attention(q, k, v, self.heads), "b (t s) d -> b t s d", t=frames)
         else:
             k, v = (rearrange(y, "b t n d -> (b t) n d") for y in (k, v))
             out = rearrange(self.attention(q, k, v, self.heads), "(b t) s d -> b t s d", t=frames)
-        return rearrange(weight[..., None, None] * out, "b t s d -> (b t) s d")
+        return rearrange(weight[..., None] * out, "b t s d -> (b t) s d")
 
 
 class GEGLU(nn.Module):

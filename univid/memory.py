@@ -23,6 +23,7 @@ from .conditioning import Conditioning
 from .config import ModelConfig, UNetConfig, VAEConfig
 from .layers import CPU_TOKENS, TOKENS, FeedForward
 from .machine import free_memory
+from .steer import Steering
 from .unet import UNet
 from .vae import CHUNK, Autoencoder
 
@@ -142,6 +143,18 @@ def sampling(config: UNetConfig, cells: int, dtype: torch.dtype, device: torch.d
     return with_kept(activations(config, cells, dtype, tokens), device)
 
 
+def kept(config: UNetConfig, steering: Steering, cells: int, dtype: torch.dtype) -> int:
+    """Bytes that a run keeps where it reuses deep blocks; cells: as of `activations`, of whole frames."""
+    if not steering.reuses:
+        return 0
+    # What flows into an output block is what the one before it gives, at the size of its own level.
+    blocks = config.num_res_blocks + 1
+    levels = [level for level in reversed(range(len(config.channel_mult))) for _ in range(blocks)]
+    first = len(levels) - steering.reuse.blocks
+    channels = config.model_channels * config.channel_mult[levels[max(0, first - 1)]]
+    return channels * math.ceil(cells / config.factors[levels[first]] ** 2) * dtype.itemsize
+
+
 def with_kept(size: int, device: torch.device) -> int:
     """Bytes of activations, and of freed memory that a CPU's allocator keeps beside them."""
     return size + (min(round(KEPT_SHARE * size), KEPT_MOST) if device.type == "cpu" else 0)
@@ -205,17 +218,25 @@ def needed(
     dtype: torch.dtype,
     device: torch.device = CPU,
     pieces: Pieces | None = None,
+    tile: int | None = None,
+    steering: Steering = Steering(),  # noqa: B008 (it is frozen)
 ) -> int:
     """Bytes that `generate` takes on a device beside the weights; on a CPU with the finished clips.
 
-    size: (t, h, w) of the clips in pixels. pieces: that the VAE decodes in; None = the smallest. Encoding a
+    size: (t, h, w) of the clips in pixels. tile: pixels a side that the network sees at once, None = whole
+        frames. pieces: that the VAE decodes in; None = the smallest. Encoding a
     video to start from takes less than decoding.
     """
     frames, *sides = size
     height, width = (side // config.vae.factor for side in sides)
-    cells = clips * branches * frames * height * width
+    seen = math.prod(
+        side if tile is None else min(side, tile // config.vae.factor) for side in (height, width)
+    )
+    cells = clips * branches * frames * seen
     coding = Coding(config.vae, "decode", clips * frames, (height, width), dtype, device)
     sampled, decoded = sampling(config.unet, cells, dtype, device), coding.needed(pieces or coding.least())
+    calls = branches + (1 if steering.temporal_guidance else 0)
+    sampled += kept(config.unet, steering, clips * calls * frames * height * width, dtype)
     if device.type == "cpu":
         return max(sampled, decoded) + finished(clips, size)
     values = 3 * clips * math.prod(size)

@@ -1,24 +1,28 @@
 """From words and pictures to a video: the whole flow in `generate`."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import torch
 from torch import Tensor
 
-from . import memory, samplers
-from .asked import Clip, Sampling, Source
+from . import memory, samplers, travel
+from .asked import Clip, Picture, Sampling, Source, check_size, pictures_of, tile_cells
 from .biased import BiasedNoise, biased_mode
 from .coding import encode, pieces
 from .conditioning import Conditioning, check_weights
 from .config import KNOWN, SamplingProfile, UNetConfig
+from .diffusion import NoiseSchedule
 from .guidance import Joint, Nested, Separate
-from .joined import joined_latents
+from .joined import joined_latents, picture_latents
 from .known import check_known
 from .layers import centers_by_level
 from .model import UniVid
-from .noise import ClipNoise
+from .noise import FRESH, LowBand
+from .steer import Masks
+from .steer.run import Run, check_steering
+from .tiles import Tile, blended
 
 Guider = Joint | Separate | Nested
 Progress = Callable[[str, int, int], None]  # (stage, steps done, steps in all); raising cancels
@@ -28,7 +32,7 @@ Progress = Callable[[str, int, int], None]  # (stage, steps done, steps in all);
 def generate(
     model: UniVid,
     prompt: str | list[str] = "",
-    image: Tensor | None = None,
+    image: Tensor | Sequence[Picture] | None = None,
     *,
     negative: str = "",
     text_weight: float = 1.0,
@@ -38,17 +42,21 @@ def generate(
     clip: Clip = Clip(),  # noqa: B008 (it is frozen, as the next two)
     source: Source = Source(),  # noqa: B008
     sampling: Sampling = Sampling(),  # noqa: B008
+    masks: Masks = Masks(),  # noqa: B008
     callback: Progress | None = None,
 ) -> Tensor:
     """Make clips `[b 3 t h w]` in -1..1, float32 on the CPU, from text, a picture, or both.
 
     Args:
-        prompt: text, or a list with one text a clip. Empty text with a picture animates the picture (I2V).
-        image: picture `[1 3 h w]` of any size in -1..1, for all clips, or `[b 3 h w]`, one a clip.
+        prompt: text, or a list with one text a clip; a text may change along the clip, see `travel`. Empty
+            text with a picture animates the picture (I2V).
+        image: picture `[1 3 h w]` of any size in -1..1, for all clips, or `[b 3 h w]`, one a clip; or
+            several, each with its share of lambda_v.
         negative: what guidance leads away from; empty = no condition.
         text_weight, image_weight: the modality weights lambda_t, lambda_v; without a picture lambda_v is 0.
         guidance: None = the profile's.
         seed: of the first clip; clip i uses seed + i.
+        masks: where in the frames text and picture count, for all clips.
         callback: called as (stage, done, total) for the stages "encode", "sample", "decode"; raising cancels.
 
     Raises:
@@ -57,16 +65,33 @@ def generate(
     """
     profile, prompts = model.profile, [prompt] if isinstance(prompt, str) else list(prompt)
     check_weights(text_weight, image_weight)
-    _check_inputs(model, prompts, image, source, seed)
-    _check_relatives(model, image, source.last_image, clip.fps_number)
+    text_weight, image_weight = (
+        weight * on for weight, on in zip((text_weight, image_weight), masks.counts(), strict=True)
+    )
+    pictures, alone = pictures_of(image), isinstance(image, Tensor)
+    if not pictures and not any(prompt.strip() for prompt in (*prompts, negative)):
+        text_weight = 0.0  # nothing is said, so guidance has nothing to compare with
+    images = [picture.image for picture in pictures]
+    _check_inputs(model, prompts, images, source, seed, masks)
+    _check_relatives(model, images, source.last_image, clip.fps_number)
+    image = images[0] if images else None
     t, h, w = _size(model, clip, source.video)
+    masks.check(t)
+    shares = [] if alone else [picture.share(t) for picture in pictures]
+    if shares and not any(share.any() for share in shares):
+        image_weight = 0.0
     check_known(model, source, image, t)
+    factor = model.config.vae.factor
+    tile = tile_cells(sampling.tile, factor)
     guider = guidance or profile_guider(profile)
     device = next(model.unet.parameters()).device
     denoiser, how = model.denoiser(model.unet.dtype), sampling.by(profile)
+    how.steering.check(t)
+    check_steering(how.steering, model.config.unet)
+    _check_low_band(how.low_band, image, source, denoiser.schedule)
     if how.references:
         _check_references(model.config.unet, how.references)
-        references = centers_by_level(how.references, t, device)
+        references = centers_by_level(how.references, how.steering.referable(t), device)
         looking = partial(denoiser.network, reference_frames=references)
         denoiser = dataclasses.replace(denoiser, network=looking)
     sample = samplers.get_sampler(how.sampler, denoiser.schedule, how.eta)
@@ -75,25 +100,36 @@ def generate(
     sigmas = samplers.sigma_schedule(how.sigma_schedule, denoiser.schedule, how.steps, source.denoise)
     report = callback or (lambda stage, done, total: None)
     seen = image is not None and model.config.unet.image_stream is not None
-    branches = len(guider.plan(text_weight > 0, seen and image_weight > 0))
-    _check_memory(model, len(prompts), branches, (t, h, w), device)
+    over_time = how.steering.temporal_guidance > 0
+    branches = guider.branches(text_weight > 0, seen and image_weight > 0, over_time)
+    _check_memory(model, len(prompts), len(branches), (t, h, w), device, sampling)
 
-    cond, uncond = encode_conditions(model, prompts, image, negative, text_weight, image_weight)
-    noise, factor = ClipNoise([seed + clip for clip in range(len(prompts))]), model.config.vae.factor
-    first = noise((len(prompts), model.config.vae.latent_channels, t, h // factor, w // factor)).to(device)
+    cond, uncond = encode_conditions(
+        model, prompts, images, negative, text_weight, image_weight, range(clip.start, clip.start + t)
+    )
+    seeds = [seed + number for number in range(len(prompts))]
+    shape = (len(prompts), model.config.vae.latent_channels, t, h // factor, w // factor)
+    noise = how.noise(seeds, clip.start)
+    first = noise(shape).to(device)
     numbers = _numbers(model, clip, source)
     # No branch of guidance is without these two, as in the sources.
     extras = {
-        "concat": joined_latents(model, image, source, numbers.get("noise", 0.0) / 1000, (t, h, w), first),
+        "concat": joined_latents(
+            model, image, source, numbers.get("noise", 0.0) / 1000, (t, h, w), first, tile
+        ),
         "numbers": {
             name: torch.full((len(prompts),), float(value), device=device) for name, value in numbers.items()
         },
     }
     cond, uncond = (dataclasses.replace(c, **extras) for c in (cond, uncond))
+    maps = masks.maps(t, h // factor, w // factor, shares)
+    if maps is not None:
+        maps = maps.to(device).expand(len(prompts), *maps.shape[1:])
+        cond = dataclasses.replace(cond, maps=maps)
     if profile.inputs.null_image == "grey":
         denoiser = dataclasses.replace(denoiser, null_image=grey_tokens(model))
     start = None if source.known else source.video
-    latents = None if start is None else encode(model, start.to(device))
+    latents = None if start is None else encode(model, start, tile)
     if latents is None and profile.start.biased_noise is not None:
         latents = cond.concat  # the picture in every frame
     for name, tokens in (
@@ -106,22 +142,38 @@ def generate(
         _check_finite(tokens, f"the {name}", model)
     report("encode", 1, 1)
 
-    x = samplers.initial_x(first, sigmas[0], denoiser.schedule, latents)  # [b c t h w]
+    kept = None if source.kept is None else encode(model, source.kept, tile).to(device)
+    low_band = how.low_band
+    picture = picture_latents(model, image, (h, w), len(prompts), tile) if low_band.picture else None
 
     def on_step(step: int, total: int, x: Tensor, denoised: Tensor) -> None:
         _check_finite(denoised, f"the U-Net in step {step + 1} of {total}", model)
-        report("sample", step + 1, total)
+        report("sample", turn * total + step + 1, low_band.runs * total)
 
     def denoise(x: Tensor, sigma: Tensor) -> Tensor:
-        return guider(denoiser, x, sigma, cond, uncond)
+        now, temporal = acting.at(sigma)
+
+        def part(tile: Tile) -> Tensor:
+            return guider(now, tile.of(x), sigma, cond.within(tile), uncond.within(tile), temporal)
+
+        denoised = blended(part, *x.shape[-2:], tile)
+        return denoised if kept is None else torch.cat([kept, denoised[:, :, kept.shape[2] :]], 2)
 
     if mode == "consistent":
         denoise = BiasedNoise(profile.start.biased_noise, denoiser.schedule).consistent(denoise, latents)
-    report("sample", 0, len(sigmas) - 1)
-    x = sample(denoise, x, sigmas, noise=noise, callback=on_step)
+    report("sample", 0, low_band.runs * (len(sigmas) - 1))
+    x = picture  # where the next run's low band comes from
+    for turn in range(low_band.runs):
+        acting = Run(denoiser, how.steering)  # one keeps nothing of another
+        start = first
+        if x is not None:
+            fresh = how.noise([each + (turn + 1) * FRESH for each in seeds], clip.start)(shape)
+            start = low_band.start(x, first, fresh, denoiser.schedule).to(device)
+        x = samplers.initial_x(start, sigmas[0], denoiser.schedule, latents)  # [b c t h w]
+        x = sample(denoise, x, sigmas, noise=noise, callback=on_step)
 
     report("decode", 0, len(prompts) * t)
-    found = pieces(model, "decode", len(prompts), (t, h, w))
+    found = pieces(model, "decode", len(prompts), (t, h, w), tile)
     result = model.vae.decode(
         x, chunk=found.chunk, tile=found.tile, callback=lambda done, total: report("decode", done, total)
     )
@@ -129,6 +181,8 @@ def generate(
     result = result.float().clamp_(-1, 1).cpu()
     if source.known and not numbers.get("noise"):
         result[:, :, list(source.known)] = source.video[:, :, list(source.known)].float().cpu()
+    if kept is not None:
+        result[:, :, : kept.shape[2]] = source.kept.float().cpu()
     return result
 
 
@@ -151,16 +205,24 @@ def profile_guider(profile: SamplingProfile) -> Guider:
 def encode_conditions(
     model: UniVid,
     prompts: list[str],
-    image: Tensor | None,
+    images: list[Tensor],
     negative: str,
     text_weight: float,
     image_weight: float,
+    frames: range,
 ) -> tuple[Conditioning, Conditioning]:
-    """What guidance needs for `b` prompts: all conditions, and none (the negative text, weights (1, 0))."""
+    """What guidance needs for `b` prompts: all conditions, and none (the negative text, weights (1, 0)).
+
+    frames: which of those that prompts may be keyed to.
+    """
     clips = len(prompts)
-    text, none = model.text_encoder(prompts), model.text_encoder([negative]).expand(clips, -1, -1)
-    seen = image is not None and model.config.unet.image_stream is not None
-    tokens = model.image_encoder(image).expand(clips, -1, -1) if seen else None
+    text, none = (
+        travel.encode(model.text_encoder, given, len(frames), frames.start) for given in (prompts, [negative])
+    )
+    none = none.expand(clips, *none.shape[1:])
+    tokens, seen = None, bool(images) and model.config.unet.image_stream is not None
+    if seen:
+        tokens = torch.cat([model.image_encoder(image).expand(clips, -1, -1) for image in images], 1)
     pair = [text_weight, image_weight if seen else 0.0]
     weights = torch.tensor([pair]).expand(clips, -1)
     cond = Conditioning(text=text, image=tokens, weights=weights)
@@ -185,29 +247,37 @@ def _numbers(model: UniVid, clip: Clip, source: Source) -> dict[str, float]:
 
 
 def _check_relatives(
-    model: UniVid, image: Tensor | None, last_image: Tensor | None, fps_number: float | None
+    model: UniVid, images: list[Tensor], last_image: Tensor | None, fps_number: float | None
 ) -> None:
     """What some models take and others do not."""
     profile, unet = model.profile, model.config.unet
-    if image is None and profile.inputs.concat not in ("none", *KNOWN):
+    if not images and profile.inputs.concat not in ("none", *KNOWN):
         raise ValueError("this model animates a picture, got none; give an image.")
-    if image is not None and unet.image_stream is None and profile.inputs.concat == "none":
+    if images and unet.image_stream is None and profile.inputs.concat == "none":
         raise ValueError("this model makes videos from text alone, got a picture too; leave the image out.")
+    if len(images) > 1 and profile.inputs.concat != "none":
+        raise ValueError(f"this model takes one picture, got {len(images)}; give one.")
     if last_image is not None:
         if profile.inputs.concat not in ("ends", *KNOWN):
             raise ValueError(
                 "this model does not go from one picture to another, got a last image; leave it out."
             )
-        if last_image.dim() != 4 or last_image.shape[0] not in (1, len(image) if image is not None else 1):
+        if last_image.dim() != 4 or last_image.shape[0] not in (1, len(images[0]) if images else 1):
             raise ValueError(
                 f"last_image must be [1 3 h w], or one for each image, got {list(last_image.shape)}."
             )
+    check_fps_number(model, fps_number)
+
+
+def check_fps_number(model: UniVid, fps_number: float | None) -> None:
+    """Refuse, by a ValueError, what a model is told of its fps embedding, or that it is told nothing."""
+    known = "fps" in model.config.unet.numbers
     if fps_number is not None:
-        if "fps" not in unet.numbers:
+        if not known:
             raise ValueError(f"this model was trained without fps_number, got {fps_number:g}; leave it out.")
         if not 0 < fps_number <= 1000:
             raise ValueError(f"fps_number must be above 0 and at most 1000, got {fps_number}.")
-    elif "fps" in unet.numbers and profile.inputs.number("fps") is None:
+    elif known and model.profile.inputs.number("fps") is None:
         raise ValueError("this model needs fps_number, got none; give what it was trained with.")
 
 
@@ -229,15 +299,30 @@ def _check_references(unet: UNetConfig, counts: Mapping[int, int]) -> None:
             )
 
 
-def _check_inputs(model: UniVid, prompts: list[str], image: Tensor | None, source: Source, seed: int) -> None:
-    if not prompts or (image is None and not all(prompt.strip() for prompt in prompts)):
+def _check_low_band(low_band: LowBand, image: Tensor | None, source: Source, schedule: NoiseSchedule) -> None:
+    if low_band.runs == 1 and not low_band.picture:
+        return
+    if source.video is not None or source.kept is not None or not schedule.from_noise:
+        raise ValueError(
+            "FreeInit and FrameInit are for clips that start from noise alone, got a video; leave one out."
+        )
+    if low_band.picture and image is None:
+        raise ValueError("FrameInit needs a picture, got none; give an image.")
+
+
+def _check_inputs(
+    model: UniVid, prompts: list[str], images: list[Tensor], source: Source, seed: int, masks: Masks
+) -> None:
+    follows = source.video is not None and (source.known or model.profile.start.from_video)
+    said = follows or images or all(prompt.strip() for prompt in prompts)
+    if not prompts or not said:
         raise ValueError("expected a prompt, an image or both, got neither; say what the video shall show.")
     needed = {"unet": "U-Net", "vae": "VAE", "text_encoder": "text encoder"}
-    if model.config.unet.image_stream is not None and (
-        image is not None or model.profile.inputs.null_image == "grey"
-    ):
+    if model.config.unet.image_stream is not None and (images or model.profile.inputs.null_image == "grey"):
         needed["image_encoder"] = "image encoder"
-    if image is not None:
+    if not images and masks.image is not None:
+        raise ValueError("the image_mask needs a picture, got none; give an image, or leave the mask out.")
+    for image in images:
         if image.dim() != 4 or image.shape[0] not in (1, len(prompts)) or image.shape[1] != 3:
             raise ValueError(f"image must be [1 3 h w], or one for each prompt, got {list(image.shape)}.")
     for part, words in needed.items():
@@ -271,15 +356,17 @@ def _size(model: UniVid, clip: Clip, video: Tensor | None) -> tuple[int, int, in
         )
     if size[0] < 1:
         raise ValueError(f"frames must be at least 1, got {size[0]}.")
-    for name, value in zip(("height", "width"), size[1:], strict=True):
-        if value < factor or value % factor:
-            near = max(1, round(value / factor)) * factor
-            raise ValueError(f"{name} must be a positive multiple of {factor}, got {value}; try {near}.")
+    check_size(*size[1:], factor)
     return size
 
 
 def _check_memory(
-    model: UniVid, clips: int, branches: int, size: tuple[int, int, int], device: torch.device
+    model: UniVid,
+    clips: int,
+    branches: int,
+    size: tuple[int, int, int],
+    device: torch.device,
+    sampling: Sampling,
 ) -> None:
     """Refuse what would not fit into the device's memory, or the finished clips into the machine's."""
     t, h, w = size
@@ -287,8 +374,9 @@ def _check_memory(
     advice = "ask for fewer frames, or a smaller height and width"
     smaller = f"{advice}, or load the model as bf16" if model.unet.dtype == torch.float32 else advice
     needed = memory.needed(
-        model.config, clips=clips, branches=branches, size=size, dtype=model.unet.dtype, device=device
-    )
+        model.config, clips=clips, branches=branches, size=size, dtype=model.unet.dtype, device=device,
+        tile=sampling.tile, steering=sampling.steering,
+    )  # fmt: skip
     memory.check(needed, what, smaller, device)
     if device.type != "cpu":
         memory.check(memory.finished(clips, size), what, advice)

@@ -8,6 +8,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from .sheet import ACCENT, FAINT, INK, PAPER
+from .steer import Masks
 
 COLOURS = (ACCENT, "#1864ab", "#2b8a3e", "#862e9c")
 GRID, AXIS = "#e4e2da", "#b9b7ae"
@@ -15,6 +16,7 @@ SCALE = 3  # drawn this much larger and shrunk, which smooths the lines
 TITLE, LABEL, TICK = 15, 12, 11  # font sizes
 LINE_WIDTH, DASH = 2.4, 9  # pixels; a line equal to one before is dashed, so that both are seen
 MOST_DOTS = 24  # longer lines get no dots at their points
+MOST_MASKS = 4  # of masks that change over the frames so many are drawn
 
 
 def line_plot(
@@ -80,11 +82,12 @@ def line_plot(
     return canvas.picture()
 
 
-def weights_plot(weights: Tensor, height: int = 256) -> np.ndarray:
-    """The modality weights `[1 | t, s, 2]` as an uint8 picture `[h w 3]`.
+def weights_plot(weights: Tensor, masks: Masks = Masks(), height: int = 256) -> np.ndarray:  # noqa: B008
+    """The modality weights `[1 | t, s, 2]` as an uint8 picture `[h w 3]`, and beside them the masks.
 
     Where they change over frames and over steps there are two plots side by side, and each shows the largest
-    weight along the other's axis.
+    weight along the other's axis. White in a mask is the full weight; of one a frame some
+    are shown, the first and the last among them.
     """
     t, points, _ = weights.shape
     plots = []
@@ -96,7 +99,34 @@ def weights_plot(weights: Tensor, height: int = 256) -> np.ndarray:
         title = "Weights over the steps" if points > 1 else "Weights, the same for all frames and steps"
         x_label = "noise levels passed: 0 = all noise, 1 = none left"
         plots.append(line_plot(lines, title, x_label, "weight", (512, height), x_range=(0, 1)))
+    for name, mask, colour in (("text", masks.text, COLOURS[0]), ("image", masks.image, COLOURS[1])):
+        if mask is not None:
+            plots.append(_mask_plot(f"Where the {name} counts", mask, colour, height))
     return np.concatenate(plots, axis=1)
+
+
+def _mask_plot(title: str, mask: Tensor, colour: str, side: int) -> np.ndarray:
+    canvas = _Canvas(side, side)
+    canvas.text(16, 14, title, TITLE, INK, "la")
+    count = min(len(mask), MOST_MASKS)
+    shown = [round(i * (len(mask) - 1) / max(count - 1, 1)) for i in range(count)]
+    columns = math.ceil(math.sqrt(count))
+    rows = math.ceil(count / columns)
+    cell_w, cell_h = (side - 32) / columns, (side - 60) / rows
+    label = 16 if count > 1 else 0
+    most = max(1.0, mask.max().item())
+    for index, frame in enumerate(shown):
+        h, w = mask.shape[-2:]
+        scale = min((cell_w - 8) / w, (cell_h - 8 - label) / h)
+        size = tuple(max(1, round(scale * length * SCALE)) for length in (w, h))
+        grey = Image.fromarray((mask[frame].float() / most * 255).round().byte().cpu().numpy())
+        row, column = divmod(index, columns)
+        left = 16 + column * cell_w + (cell_w - size[0] / SCALE) / 2
+        top = 44 + row * cell_h + label
+        if label:
+            canvas.text(16 + (column + 0.5) * cell_w, top - 4, f"frame {frame + 1}", TICK, FAINT, "ms")
+        canvas.picture_at(grey.resize(size, Image.Resampling.BOX), left, top, colour)
+    return canvas.picture()
 
 
 def _legend(canvas: "_Canvas", names: list[str], right: float) -> None:
@@ -134,6 +164,13 @@ class _Canvas:
             fill=colour,
             anchor=anchor,
         )
+
+    def picture_at(self, image: Image.Image, left: float, top: float, colour: str) -> None:
+        """A picture, already at SCALE times its size, with a line around it."""
+        corner = round(left * SCALE), round(top * SCALE)
+        self.image.paste(image, corner)
+        far = [start + length for start, length in zip(corner, image.size, strict=True)]
+        self.draw.rectangle([*corner, *far], outline=colour, width=SCALE)
 
     def length(self, text: str, size: int) -> float:
         return self.draw.textlength(text, font=ImageFont.load_default(size * SCALE)) / SCALE

@@ -133,6 +133,17 @@ def sample_dpmpp_2m_sde(
     return x
 
 
+def sample_lcm(
+    denoise: Denoise, x: Tensor, sigmas: Tensor, *, noise: Noise, callback: Callback = None
+) -> Tensor:
+    """A consistency model's steps (2303.01469, alg. 1): to the clean video, and back with fresh noise."""
+    for step, sigma, sigma_next in _steps(sigmas):
+        x = _denoise(denoise, x, sigma, step, sigmas, callback)
+        if sigma_next > 0:
+            x = x + beside(noise(x.shape), x, x.dtype) * sigma_next
+    return x
+
+
 SAMPLERS = {
     "euler": sample_euler,
     "euler_ancestral": sample_euler_ancestral,
@@ -140,6 +151,7 @@ SAMPLERS = {
     "heun": sample_heun,
     "dpmpp_2m": sample_dpmpp_2m,
     "dpmpp_2m_sde": sample_dpmpp_2m_sde,
+    "lcm": sample_lcm,
 }
 
 
@@ -159,7 +171,7 @@ def get_sampler(name: str, schedule: NoiseSchedule, eta: float = 0.0) -> Callabl
 
 def adds_noise(name: str, eta: float = 0.0) -> bool:
     """Whether a sampler of SAMPLERS solves a stochastic equation, with fresh noise in its steps."""
-    return name in ("euler_ancestral", "dpmpp_2m_sde") or (name == "ddim" and eta > 0)
+    return name in ("euler_ancestral", "dpmpp_2m_sde", "lcm") or (name == "ddim" and eta > 0)
 
 
 def _steps(sigmas: Tensor) -> Iterator[tuple[int, Tensor, Tensor]]:

@@ -123,14 +123,18 @@ def cell_bytes(height: int, width: int, frames: int) -> int:
     return min(frames, 4) * (_drawn_bytes(height, width, SWEEP_TILE) + 12 * height * width)
 
 
-def save_sheet(page: Image.Image, path: str | Path) -> None:
+def save_sheet(page: Image.Image, path: str | Path, note: str | None = None) -> None:
     """Write a sheet as PNG, complete or not at all.
+
+    note: a text in ASCII that the file carries as its comment.
 
     Raises:
         ValueError: the operating system refuses to write there.
     """
+    from .files import encode as door
+
     with output.new_file(path) as temporary:
-        page.save(temporary, format="PNG")
+        door.encode_page(page, temporary, note)
 
 
 def _font(size: int):

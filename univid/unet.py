@@ -23,6 +23,9 @@ from .devices import beside
 from .family import DoubleTemporalTransformer, FrameResampler, Resampler, StackResBlock
 from .hooks import Hook
 from .layers import Context, Layers, even_places, place_embedding, reference_frames, timestep_embedding
+from .steer import Steering
+from .steer.dynamics import FINEST
+from .steer.reuse import Call
 
 BLOCKS = 128  # more than any of the networks has, for some lengths and sizes
 
@@ -87,16 +90,17 @@ class UNet(nn.Module):
             kind = StackResBlock if family and kernel is not None else ResBlock
             return kind(make, width, out, embedding, groups, kernel)
 
-        def temporal_transformer(width: int, heads: int) -> nn.Module:
+        def temporal_transformer(width: int, heads: int, level: int) -> nn.Module:
+            factor = config.factors[level]
             if family:
-                return DoubleTemporalTransformer(make, width, heads, config.head_channels, groups)
-            return TemporalTransformer(make, width, heads, groups, temporal.position)
+                return DoubleTemporalTransformer(make, width, heads, config.head_channels, groups, factor)
+            return TemporalTransformer(make, width, heads, groups, temporal.position, factor)
 
         def transformer(width: int, level: int) -> SpatialTransformer:
             heads = width // config.head_channels
             pst, image, factor = bool(temporal.segment_frames), stream is not None, config.factors[level]
             block = TransformerBlock(make, width, config.context_dim, heads, factor, pst, image)
-            time = temporal_transformer(width, heads) if temporal.attention else None
+            time = temporal_transformer(width, heads, level) if temporal.attention else None
             return SpatialTransformer(make, width, groups, block, time)
 
         self.time_embed = nn.Sequential(
@@ -117,7 +121,7 @@ class UNet(nn.Module):
             [nn.ModuleList([make.Conv2d(config.in_channels, channels, 3, padding=1)])]
         )
         if temporal.input_heads is not None:
-            self.input_blocks[0].append(temporal_transformer(channels, temporal.input_heads))
+            self.input_blocks[0].append(temporal_transformer(channels, temporal.input_heads, 0))
         skips = [channels]
         width = channels
         for level, out in enumerate(widths):
@@ -163,6 +167,9 @@ class UNet(nn.Module):
         reference_frames: Mapping[int, Sequence[int] | Tensor] | None = None,
         streams: tuple[bool, bool] | None = None,
         hook: Hook | None = None,
+        steering: Steering = Steering(),  # noqa: B008 (it is frozen)
+        alone: bool = False,
+        kept: Call | None = None,
     ) -> Tensor:
         """Run the network on any number of frames, height and width.
 
@@ -170,19 +177,25 @@ class UNet(nn.Module):
             x: noisy latents `[b c t h w]`. timesteps: `[b]`.
             cond: text and image tokens, modality weights, concat latents, numbers.
             reference_frames: frame indices for PSTAttn-f by level, {f: indices}; a level left out takes the
-                centre of each segment, one without indices has no PSTAttn.
+                centre of each segment, one without indices has no PSTAttn. Where the steering has windows of
+                their own reference frames, they are indices of a window.
             streams: whether the streams of text and image run; None = those with a weight other than 0
                 somewhere. One that runs at weight 0 adds nothing but gradients of zero: processes that train
                 together have to run the same layers.
             hook: sees and may change what flows through the trunk (control nets and the like); None = nobody.
+            steering: how the network runs other than it was trained to: what of it acts in this call.
+            alone: every frame is a clip of its own, a picture, so no layer over time acts (a relative's act
+                on one frame).
+            kept: what a run keeps of its deep blocks, as far as this call goes; None = all blocks run.
 
         Raises:
-            ValueError: conditions for other clips or frames than x has, an image weight without image tokens,
-                other input channels, or a level, a number or an image stream that the network does not have.
+            ValueError: conditions for other clips or frames than x has, windows longer than the clip, an
+                image weight without image tokens, other input channels, or a level, a number or an image
+                stream that the network does not have.
         """
         frames = x.shape[2]
         hook = hook or Hook()
-        context = self._context(x, timesteps, cond, reference_frames or {}, streams, hook)
+        context = self._context(x, timesteps, cond, reference_frames or {}, streams, hook, steering, alone)
         if cond.concat is not None:
             x = torch.cat([x, cond.concat], dim=1)
         if x.shape[1] != self.config.in_channels:
@@ -192,16 +205,26 @@ class UNet(nn.Module):
             )
         h = rearrange(x, "b c t h w -> (b t) c h w").contiguous(memory_format=torch.channels_last)
 
-        skips = []
-        for index, block in enumerate(self.input_blocks):
+        inputs, outputs, skips = list(self.input_blocks), list(self.output_blocks), []
+        reused = None if kept is None else kept.found
+        last = None if kept is None else len(outputs) - kept.blocks  # the first of the last blocks
+        for index, block in enumerate(inputs if reused is None else inputs[: kept.blocks]):
             hook.enter("input", index)
             h = self._run(block, h, context)
             h, skip = hook.between("input", index, h, h)
             skips.append(skip)
-        hook.enter("middle", 0)
-        h = self._run(self.middle_block, h, context)
-        h, _ = hook.between("middle", 0, h, h)
-        for index, block in enumerate(self.output_blocks):
+        if reused is None:
+            hook.enter("middle", 0)
+            h = self._run(self.middle_block, h, context)
+            h, _ = hook.between("middle", 0, h, h)
+        else:
+            h = reused
+            hook.leave_out(last)
+        for index, block in enumerate(outputs):
+            if reused is not None and index < last:
+                continue
+            if reused is None and index == last:
+                kept.keep(h)
             hook.enter("output", index)
             h = torch.cat(hook.between("output", index, h, skips.pop()), dim=1)
             h = self._run(block, h, context, size=skips[-1].shape[-2:] if skips else None)
@@ -240,6 +263,8 @@ class UNet(nn.Module):
         given: Mapping,
         streams: tuple[bool, bool] | None,
         hook: Hook,
+        steering: Steering,
+        alone: bool,
     ) -> Context:
         clips, frames = x.shape[0], x.shape[2]
         if cond.clips != clips or cond.frames not in (None, frames):
@@ -253,6 +278,7 @@ class UNet(nn.Module):
                 f"expected a conditioning with the numbers that this model is told ({known}), got {told}; "
                 "give these and no others."
             )
+        steering.check(frames)
         for name, levels in (("level_weights", cond.level_weights), ("reference_frames", given)):
             if unknown := sorted(set(levels) - set(self.config.factors)):
                 raise ValueError(f"{name} must be for levels among {self.config.factors}, got {unknown}.")
@@ -266,6 +292,8 @@ class UNet(nn.Module):
             places = even_places(frames, x.device).expand(clips, -1)
         else:
             places = beside(cond.places, x)
+        if alone:
+            places = torch.full_like(places, -1)
         text = cond.text
         if self.place_scale is not None:
             # What "moves left" means for a frame depends on the frame's place in the clip, and on nothing but
@@ -276,25 +304,37 @@ class UNet(nn.Module):
         references = {
             factor: beside(torch.as_tensor(given[factor]), x)
             if factor in given
-            else reference_frames(frames, segment, device=x.device)
+            else reference_frames(steering.referable(frames), segment, device=x.device)
             for factor, segment in zip(self.config.factors, self.config.temporal.segment_frames, strict=False)
         }
         levels = {factor: cond.level_weights.get(factor, (1.0, 1.0)) for factor in self.config.factors}
-        return Context(
+        context = Context(
             frames=frames,
             embedding=embedding,
             places=places,
             text=text if streams[0] else None,
             image=self._image(cond, frames) if streams[1] else None,
             # As tensors: a number would be part of a compiled block, and another number another block.
-            weights={factor: beside(cond.at_level(factor), x, x.dtype) for factor in self.config.factors},
+            weights={
+                factor: beside(cond.at_level(factor, *x.shape[-2:]), x, x.dtype)
+                for factor in self.config.factors
+            },
             streams={
                 factor: tuple(on and weight != 0 for on, weight in zip(streams, level, strict=True))
                 for factor, level in levels.items()
             },
             references=references,
             hook=hook,
+            steering=steering,
+            nearness=self._nearness(steering, frames, x.device),
         )
+        return context.alone() if alone else context
+
+    def _nearness(self, steering: Steering, frames: int, device: torch.device) -> dict[int, Tensor]:
+        if steering.dynamics is None:
+            return {}
+        with_time = [f for f, on in zip(self.config.factors, self.config.attention_levels, strict=True) if on]
+        return dict.fromkeys(with_time[:FINEST], steering.dynamics.nearness(frames, device))
 
     def _image(self, cond: Conditioning, frames: int) -> Tensor:
         """Image tokens in the text context space, `[b n d]` or `[b t n d]`."""
@@ -306,10 +346,10 @@ class UNet(nn.Module):
             raise ValueError(
                 "expected image tokens for an image weight above 0, got none; give a picture or weight 0."
             )
-        image = self.image_projection(cond.image)
-        if image.dim() == 4 and image.shape[1] != frames:  # tokens a frame, for clips of another length
-            image = image.flatten(1, 2)
-        return image
+        pictures = [self.image_projection(tokens) for tokens in cond.image.chunk(cond.pictures, dim=-2)]
+        if pictures[0].dim() == 4 and pictures[0].shape[1] != frames:  # tokens a frame, for another length
+            pictures = [tokens.flatten(1, 2) for tokens in pictures]
+        return torch.cat(pictures, dim=-2) if len(pictures) > 1 else pictures[0]
 
     def _run(
         self, block: nn.ModuleList, h: Tensor, context: Context, size: torch.Size | None = None

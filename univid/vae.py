@@ -3,9 +3,7 @@
 Modules are named as in LDM's single files, so their `first_stage_model.` tensors load without renaming.
 """
 
-import math
 from collections.abc import Callable
-from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +11,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from .config import VAEConfig
-from .devices import beside
+from .tiles import blended
 
 CHUNK = 8  # frames at a time
 
@@ -59,7 +57,11 @@ class Autoencoder(nn.Module):
         """
         factor = self.config.factor
         self._check_size(video)
-        moments = partial(_tiled, self._raw_moments, tile=tile, cell_in=factor, cell_out=1)
+        height, width = (side // factor for side in video.shape[-2:])
+
+        def moments(images: Tensor) -> Tensor:
+            return blended(lambda part: self._raw_moments(part.of(images, factor)), height, width, tile)
+
         frames = rearrange(video, "b c t h w -> (b t) c h w")
         mean, logvar = _split(torch.cat([moments(images) for images in frames.split(chunk)]))
         if generator is not None:
@@ -85,7 +87,11 @@ class Autoencoder(nn.Module):
         Raises:
             ValueError: `tile` is below 2.
         """
-        images = partial(_tiled, self.decode_images, tile=tile, cell_in=1, cell_out=self.config.factor)
+        factor, (height, width) = self.config.factor, latents.shape[-2:]
+
+        def images(cells: Tensor) -> Tensor:
+            return blended(lambda part: self.decode_images(part.of(cells)), height, width, tile, factor)
+
         frames = rearrange(latents, "b c t h w -> (b t) c h w")
         video = None
         done = 0
@@ -260,51 +266,3 @@ class Upsample(nn.Module):
 def _split(moments: Tensor) -> tuple[Tensor, Tensor]:
     mean, logvar = moments.chunk(2, dim=1)
     return mean, logvar.clamp(-30, 20)  # LDM's bounds: exp() stays finite
-
-
-def _tiled(
-    function: Callable[[Tensor], Tensor], x: Tensor, *, tile: int | None, cell_in: int, cell_out: int
-) -> Tensor:
-    """Apply `function` to overlapping tiles of `x` `[n c h w]` and blend the results.
-
-    A latent cell is `cell_in` pixels wide in `x` and `cell_out` pixels wide in the result.
-    """
-    height, width = (side // cell_in for side in x.shape[-2:])
-    if tile is None or (tile >= height and tile >= width):
-        return function(x)
-    if tile < 2:
-        raise ValueError(f"tile must be at least 2 latent cells, got {tile}; use None for whole frames.")
-    total = None
-    for top, bottom, rows in _tiles(height, tile, cell_out):
-        for left, right, columns in _tiles(width, tile, cell_out):
-            part = function(x[..., top * cell_in : bottom * cell_in, left * cell_in : right * cell_in])
-            if total is None:
-                total = part.new_zeros(*part.shape[:2], height * cell_out, width * cell_out)
-            mask = beside(rows[:, None] * columns, part, part.dtype)
-            total[..., top * cell_out : bottom * cell_out, left * cell_out : right * cell_out] += part * mask
-    return total
-
-
-def _tiles(length: int, tile: int, cell: int) -> list[tuple[int, int, Tensor]]:
-    """Evenly spread tiles along one side: (start, end) in cells and the blending weights of its pixels.
-
-    The weights rise and fall linearly over a quarter tile, and those of all tiles sum to one everywhere.
-    """
-    overlap = max(1, tile // 4)
-    if length <= tile:
-        return [(0, length, torch.ones(length * cell))]
-    count = math.ceil((length - overlap) / (tile - overlap))
-    starts = [i * (length - tile) // (count - 1) for i in range(count)]
-    position = (torch.arange(length * cell) + 0.5) / (overlap * cell)
-    weights = torch.zeros(count, length * cell)
-    for i, start in enumerate(starts):
-        inside = slice(start * cell, (start + tile) * cell)
-        distance = position[: tile * cell]  # to the tile's edge, in overlaps
-        rising = distance if i > 0 else torch.ones_like(distance)
-        falling = distance.flip(0) if i < count - 1 else torch.ones_like(distance)
-        weights[i, inside] = torch.minimum(rising, falling).clamp(max=1)
-    weights = weights / weights.sum(0)
-    return [
-        (start, start + tile, weights[i, start * cell : (start + tile) * cell])
-        for i, start in enumerate(starts)
-    ]

@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -20,9 +20,11 @@ from torch import Tensor
 from .files import output
 from .files.media import Unreadable
 from .messages import shown
+from .receipt import IN_FOLDERS
 
 if TYPE_CHECKING:
     from .files.video import Clip
+    from .windows import Frames
 
 # By suffix of what can be written: the longest side in pixels that the encoder takes.
 LONGEST = {".mp4": 16384, ".webm": 65536, ".gif": 65535}
@@ -67,6 +69,27 @@ def read_image(path: str | Path) -> Tensor:
     return from_uint8(pixels[None])[:, :, 0]  # [1 3 h w]
 
 
+def read_mask(path: str | Path, frames: int) -> Tensor:
+    """Read a picture as a mask `[1 h w]`, or the first `frames` frames of a video as one each, `[t h w]`.
+
+    White is 1, black 0, a colour the mean of its parts; transparency is put on white.
+
+    Raises:
+        ValueError: as `read_image` and `read_video`.
+    """
+    from .files import picture as door
+
+    moves = False
+    try:
+        door.picture_size(Path(path))
+    except door.NoPicture:
+        moves = True
+    except Unreadable:
+        pass  # read_image says why
+    video = read_video(path, frames=frames)[0] if moves else read_image(path)[:, :, None]
+    return (video[0].mean(0) + 1) / 2
+
+
 def read_video(
     path: str | Path, *, frames: int | None = None, size: tuple[int, int] | None = None
 ) -> tuple[Tensor, float]:
@@ -90,6 +113,28 @@ def read_video(
                 frame[...] = fit(from_uint8(pixels[None]), *size)[0, :, 0]
             return rearrange(video, "t c h w -> 1 c t h w"), fps
         return from_uint8(_stacked(pictures, len(chosen))), fps
+
+
+@contextlib.contextmanager
+def open_video(path: str | Path) -> Iterator["OpenVideo"]:
+    """A video file whose frames come one at a time, as `read_video` gives them all at once.
+
+    Raises:
+        ValueError: as `read_video`, but for their number.
+    """
+    with _opened(path) as clip:
+        timeline, chosen, fps = clip.evenly(None, None, at_once=False)
+        frames = _alike(clip.pictures(timeline, chosen, None))
+        yield OpenVideo(len(chosen), fps, clip.sounds, frames)
+
+
+class OpenVideo(NamedTuple):
+    """frames: uint8 `[h w 3]`, once. sounds: whether the file has any."""
+
+    number: int
+    fps: float
+    sounds: bool
+    frames: Iterator[np.ndarray]
 
 
 def check_video(path: str | Path) -> None:
@@ -117,18 +162,27 @@ def _opened(path: str | Path) -> Iterator["Clip"]:
 
 
 def _stacked(pictures: Iterator[np.ndarray], number: int) -> np.ndarray:
-    """Pictures `[h w 3]` of one size as `[t h w 3]`, each copied as it comes.
-
-    Raises:
-        Unreadable: they have several sizes.
-    """
-    first = next(pictures)
+    """Pictures `[h w 3]` of one size as `[t h w 3]`, each copied as it comes."""
+    alike = _alike(pictures)
+    first = next(alike)
     frames = np.empty((number, *first.shape), np.uint8)
-    for frame, pixels in zip(frames, chain([first], pictures), strict=True):
-        if pixels.shape != first.shape:
-            raise Unreadable("its frames have several sizes")
+    for frame, pixels in zip(frames, chain([first], alike), strict=True):
         frame[...] = pixels
     return frames
+
+
+def _alike(pictures: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+    """The pictures `[h w 3]`, as long as they have one size.
+
+    Raises:
+        Unreadable: they have several.
+    """
+    shape = None
+    for picture in pictures:
+        shape = shape or picture.shape
+        if picture.shape != shape:
+            raise Unreadable("its frames have several sizes")
+        yield picture
 
 
 def fit(video: Tensor, height: int, width: int) -> Tensor:
@@ -179,7 +233,7 @@ def check_output(
         output.check_folder(path)
 
 
-def write_video(video: Tensor, path: str | Path, fps: float) -> None:
+def write_video(video: Tensor, path: str | Path, fps: float, note: str | None = None) -> None:
     """Write one clip `[1 3 t h w]` in -1..1 as .mp4 (H.264), .webm (VP9), .gif, or a folder of PNG frames.
 
     Nothing half-written stays behind, and a file that was there before is replaced only by a complete one.
@@ -187,21 +241,29 @@ def write_video(video: Tensor, path: str | Path, fps: float) -> None:
     cannot be halved for its colours and is written as yuv444p. A folder holds frame_0001.png and so on.
 
     fps: frames per second; a .gif rounds each frame's time to 1/100 s.
+    note: a text in ASCII that the file carries as its comment, a folder as receipt.json.
 
     Raises:
         ValueError: see `check_output`; or the operating system refuses to write.
     """
+    write_frames(to_uint8(video), path, fps, note)
+
+
+def write_frames(frames: "Frames", path: str | Path, fps: float, note: str | None = None) -> None:
+    """Write frames as `write_video` does, one by one."""
     from .files import encode as door
 
-    check_output(path, fps, size=tuple(video.shape[-2:]))
-    suffix, frames = Path(path).suffix.lower(), to_uint8(video)
+    check_output(path, fps, size=frames[0:1].shape[1:3])
+    suffix = Path(path).suffix.lower()
     if not suffix:
         with output.new_folder(path) as folder:
             door.encode_pictures(frames, folder)
+            if note is not None:
+                (folder / IN_FOLDERS).write_text(note + "\n", encoding="utf-8")
         return
     try:
         with output.new_file(path) as temporary:
-            door.encode_video(frames, temporary, suffix, fps)
+            door.encode_video(frames, temporary, suffix, fps, note)
     except door.Refused as error:
         raise ValueError(
             f"{shown(path)} cannot be encoded ({error.strerror}); name another kind of output."

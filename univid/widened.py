@@ -7,18 +7,31 @@ import dataclasses
 
 import torch
 
-from .config import KNOWN, NUMBERS, NumberInput
+from .attention import AttentionFunction, attention
+from .config import KNOWN, NUMBERS, NumberInput, UNetConfig
 from .model import UniVid
 from .unet import UNet
 
 
-def widened(model: UniVid, concat: str, noise: float | None = None) -> UniVid:
+def widened_config(config: UNetConfig, concat: str, noise: bool) -> UNetConfig:
+    """The architecture with room for joined latents of a kind; noise: and for being told of noise on them."""
+    return dataclasses.replace(
+        config,
+        in_channels=2 * config.in_channels + (concat in KNOWN),
+        numbers=(*config.numbers, "noise") if noise else config.numbers,
+    )
+
+
+def widened(
+    model: UniVid, concat: str, noise: float | None = None, kernel: AttentionFunction = attention
+) -> UniVid:
     """The same model, with weights of zero for what its U-Net takes beside the latents.
 
     Args:
         concat: a kind of joined latents, as of the sampling profile.
         noise: told of known frames where nothing else is said, 0 to 1 of the latents' deviation; None = the
             network is not told of any.
+        kernel: of the new network's attention.
 
     Raises:
         ValueError: the model already takes joined latents or that number.
@@ -29,19 +42,16 @@ def widened(model: UniVid, concat: str, noise: float | None = None) -> UniVid:
             f"expected a model that takes nothing but latents, got one of {old.in_channels} channels with "
             f"concat {inputs.concat!r}; take its base."
         )
-    channels = 2 * old.in_channels + (concat in KNOWN)
     told = () if noise is None else (NumberInput("noise", 1000 * noise, NUMBERS["noise"][0]),)
-    config = dataclasses.replace(
-        old, in_channels=channels, numbers=old.numbers + tuple(number.name for number in told)
-    )
+    config = widened_config(old, concat, noise is not None)
     inputs = dataclasses.replace(inputs, concat=concat, numbers=inputs.numbers + told)
     weight = next(model.unet.parameters())
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # of the number's first layer, whose answer the second one keeps silent
-        unet = UNet(config).to(weight.device, weight.dtype)
+        unet = UNet(config, attention=kernel).to(weight.device, weight.dtype)
     state = model.unet.state_dict()
     first = state["input_blocks.0.0.weight"]
-    more = first.new_zeros(first.shape[0], channels - first.shape[1], *first.shape[2:])
+    more = first.new_zeros(first.shape[0], config.in_channels - first.shape[1], *first.shape[2:])
     state["input_blocks.0.0.weight"] = torch.cat([first, more], 1)
     for number in told:
         layers = unet.number_embedding(number.name)

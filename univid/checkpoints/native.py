@@ -5,7 +5,7 @@ Opening: header -> format and version -> config -> build on meta -> compare name
 
 import dataclasses
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from ..config import (
 )
 from ..encoders import ImageEncoder, TextEncoder
 from ..files.tensors import Entry, Weights
+from ..files.weights import open_weights
 from ..messages import shown
 from ..model import UniVid
 from ..unet import UNet
@@ -34,6 +35,13 @@ from . import stream
 from .names import listed
 
 BUILT_IN = "built-in"
+# By name, the checkpoints that ship: the model, and its experts for known frames and for larger ones.
+ASSETS = {
+    BUILT_IN: "univid-tiny.safetensors",
+    "built-in-known": "univid-tiny-known.safetensors",
+    "built-in-upscale": "univid-tiny-upscale.safetensors",
+}
+BASE = "base"  # in the metadata: the checkpoint that has what a file leaves out
 VERSIONS = tuple(str(version + 1) for version in range(FORMAT_VERSION))  # those that can be read
 
 
@@ -54,16 +62,23 @@ PARTS = {
 }
 
 
-def built_in_path() -> Path:
-    """The checkpoint that ships with the package."""
-    return Path(__file__).parent.parent / "assets" / "univid-tiny.safetensors"
+def built_in_path(name: str = BUILT_IN) -> Path:
+    """A checkpoint that ships with the package, one of ASSETS."""
+    return Path(__file__).parent.parent / "assets" / ASSETS[name]
 
 
-def save(path: str | os.PathLike, model: UniVid, *, dtype: torch.dtype | None = None) -> None:
+def save(
+    path: str | os.PathLike,
+    model: UniVid,
+    *,
+    dtype: torch.dtype | None = None,
+    beside_built_in: bool = False,
+) -> None:
     """Write a native checkpoint; it appears under its name only when it is complete.
 
     Args:
         dtype: of all weights in the file; None keeps each part's own.
+        beside_built_in: leave out what the built-in checkpoint has to the bit, and say so in the file.
 
     Raises:
         ValueError: no U-Net, or the file cannot be written.
@@ -78,14 +93,21 @@ def save(path: str | os.PathLike, model: UniVid, *, dtype: torch.dtype | None = 
         for key, tensor in module.state_dict().items()
     }
     entries = {key: Entry(dtype or tensor.dtype, tuple(tensor.shape)) for key, tensor in tensors.items()}
-    config = dataclasses.replace(model.config, **absent)
+    config, info = dataclasses.replace(model.config, **absent), model.info
+    if beside_built_in:
+        base, info = open_weights(built_in_path()), {**info, BASE: BUILT_IN}
+        entries = {
+            key: entry
+            for key, entry in entries.items()
+            if base.entries.get(key) != entry or not torch.equal(base.read(key), tensors[key].to(entry.dtype))
+        }
 
     def make(key: str) -> torch.Tensor:
         tensor = tensors[key].to(entries[key].dtype)
         check_finite(tensor, f"cannot write {path}: nan or infinite weights in {key} as {tensor.dtype}")
         return tensor
 
-    stream.write(path, entries, make, header(config, model.profile, model.info))
+    stream.write(path, entries, make, header(config, model.profile, info))
 
 
 def is_native(weights: Weights) -> bool:
@@ -145,16 +167,44 @@ def build_meta(reader: Weights, config: ModelConfig) -> dict[str, nn.Module]:
     Raises:
         ValueError: a config that cannot be built, or tensors that do not fit it.
     """
-    counts = {
-        name: sum(key.startswith(part.prefix) for key in reader.entries) for name, part in PARTS.items()
-    }
-    try:
-        check_depth(config, counts)
-        modules = meta_modules(config)
-    except ValueError as error:
-        raise ValueError(f"{shown(reader.path)} {error}") from error
+    modules = _modules(reader.path, config, reader.entries)
     _check_names(reader, modules)
     return modules
+
+
+def completed(own: Weights, config: ModelConfig) -> Weights:
+    """The tensors of a file with those that it leaves to the built-in checkpoint.
+
+    Raises:
+        ValueError: a config that cannot be built.
+    """
+    base = open_weights(built_in_path())
+    modules = _modules(own.path, config, own.entries.keys() | base.entries.keys())
+    lent = (_shapes(modules).keys() & base.entries.keys()) - own.entries.keys()
+    return dataclasses.replace(
+        own,
+        entries={**{key: base.entries[key] for key in lent}, **own.entries},
+        places={**{key: base.places[key] for key in lent}, **own.places},
+    )
+
+
+def _modules(path: Path, config: ModelConfig, names: Collection[str]) -> dict[str, nn.Module]:
+    """`meta_modules` of a config that needs no more tensors than there are names."""
+    counts = {name: sum(key.startswith(part.prefix) for key in names) for name, part in PARTS.items()}
+    try:
+        check_depth(config, counts)
+        return meta_modules(config)
+    except ValueError as error:
+        raise ValueError(f"{shown(path)} {error}") from error
+
+
+def _shapes(modules: Mapping[str, nn.Module]) -> dict[str, tuple[int, ...]]:
+    """Of all tensors, by their names in a file."""
+    return {
+        PARTS[name].prefix + key: tuple(tensor.shape)
+        for name, module in modules.items()
+        for key, tensor in module.state_dict().items()
+    }
 
 
 def check_depth(config: ModelConfig, counts: Mapping[str, int]) -> None:
@@ -209,11 +259,7 @@ def _least_tensors(part: UNetConfig | VAEConfig | TextConfig | VisionConfig) -> 
 
 
 def _check_names(reader: Weights, modules: Mapping[str, nn.Module]) -> None:
-    expected = {
-        PARTS[name].prefix + key: tuple(tensor.shape)
-        for name, module in modules.items()
-        for key, tensor in module.state_dict().items()
-    }
+    expected = _shapes(modules)
     found = {key: entry.shape for key, entry in reader.entries.items()}
     problems = [
         f"lacks {listed(expected.keys() - found.keys())}" if expected.keys() - found.keys() else "",

@@ -19,11 +19,14 @@ from ..model import UniVid
 from .imports import plan
 from .kinds import is_image_model
 from .native import (
+    ASSETS,
+    BASE,
     BUILT_IN,
     PARTS,
     build_meta,
     built_in_path,
     check_finite,
+    completed,
     is_native,
     meta_modules,
     parse_header,
@@ -95,21 +98,24 @@ class Checkpoint:
 def open_checkpoint(path: str | os.PathLike, name: str | None = None) -> Checkpoint:
     """Read a checkpoint's header and compare its tensors with its config; no tensor is read yet.
 
-    A foreign one is what `imports.plan` makes of it.
+    A foreign one is what `imports.plan` makes of it; what an expert of the built-in model leaves out is that
+    one's.
 
     Args:
-        path: one file, a diffusers folder, or "built-in".
+        path: one file, a diffusers folder, or the name of one that ships: "built-in", "built-in-known" ...
         name: of a foreign model (`origins.ORIGINS`), where its tensors leave several.
 
     Raises:
         ValueError: absent, damaged, a pickle with code, of no known model, or of several without a name.
     """
-    path = built_in_path() if str(path) == BUILT_IN else Path(path)
+    path = built_in_path(str(path)) if str(path) in ASSETS else Path(path)
     opened = None if path.is_dir() else open_weights(path)
     if opened is not None and is_native(opened):
         if name is not None:
             raise ValueError(f"{shown(path)} is a UniVid checkpoint, not {shown(name)}; name no other model.")
         config, profile, info = read_header(opened)
+        if info.get(BASE) == BUILT_IN:
+            opened = completed(opened, config)
         build_meta(opened, config)
         return Checkpoint(path, config, profile, info, opened.entries, opened.read, trained=True, name=None)
     planned = plan(path, name=name, prediction=None if opened is None else _prediction(opened))
@@ -128,7 +134,8 @@ def load(
     """Load a checkpoint, in eval mode; one of another project is imported as it is read.
 
     Args:
-        path: a file or a diffusers folder; None or "built-in" is the checkpoint that ships with the package.
+        path: a file or a diffusers folder; None or "built-in" is the checkpoint that ships with the package,
+            "built-in-known" and "built-in-upscale" are its experts.
         dtype: of all weights; None keeps that of the file.
         parts: which of "unet", "vae", "text_encoder" and "image_encoder" to load, if the file holds them.
         compile: let torch.compile translate the U-Net, block by block, when it first runs at a size.

@@ -88,6 +88,22 @@ def picture_size(media: Media) -> tuple[int, int]:
     return _opened(media, _upright)
 
 
+def picture_texts(media: Media) -> dict[str, str]:
+    """The texts that a picture holds beside its pixels, by their names; those of a cut one as far as it goes.
+
+    Raises:
+        Unreadable: no regular file, or no picture of FORMATS.
+    """
+    with open_media(media) as file:
+        try:
+            with _identified(file) as image:
+                with contextlib.suppress(*ERRORS):
+                    image.load()  # some lie behind the pixels
+                return {name: text for name, text in image.info.items() if isinstance(text, str)}
+        except ERRORS as error:
+            raise Unreadable("it is damaged or cut short") from error
+
+
 def to_rgb(image: Image.Image) -> Image.Image:
     """A picture of any mode as RGB: transparency is put on white, 16-bit grey is scaled to 8 bits."""
     if image.mode.startswith("I"):  # Pillow's own conversion clips 16 bits instead of scaling them

@@ -136,7 +136,14 @@ class Clip:
         """
         return self._timeline(self._packets(start, end), start, end)
 
-    def evenly(self, frames: int | None, size: tuple[int, int] | None) -> tuple[Timeline, np.ndarray, float]:
+    @property
+    def sounds(self) -> bool:
+        """Whether there is sound beside the pictures."""
+        return bool(self.container.streams.audio)
+
+    def evenly(
+        self, frames: int | None, size: tuple[int, int] | None, *, at_once: bool = True
+    ) -> tuple[Timeline, np.ndarray, float]:
         """The clip, or its beginning, at an even rate: its frames, which of them are shown, and the rate.
 
         The rate is the usual one, and each moment has the frame that players show at it: pauses repeat
@@ -145,15 +152,16 @@ class Clip:
         Args:
             frames: how many, if there are so many; None = all.
             size: (height, width) that they are kept in; None = their own.
+            at_once: whether all of them will be in memory together.
 
         Raises:
-            Unreadable: no frame in it, or more than fit into MAX_BYTES.
+            Unreadable: no frame in it, or more than fit into MAX_BYTES at once.
         """
         timeline, rate = self._beginning(frames)
         number = timeline.length(rate)
         number = number if frames is None else min(frames, number)
         height, width = size or (self.stream.height, self.stream.width * self.pixel_aspect)
-        if number > MAX_FRAMES or 12 * number * height * width > MAX_BYTES:  # float32
+        if number > MAX_FRAMES or at_once and 12 * number * height * width > MAX_BYTES:  # float32
             raise Unreadable(
                 f"{number} frames of {width:.0f} x {height} are more than the {MAX_BYTES / 1e9:.0f} GB of "
                 "pixels that are read at once"
