@@ -1,6 +1,6 @@
 """UniVid for ComfyUI. The host loads this folder as a pack, pytest imports it: nothing happens here."""
 
-WEB_DIRECTORY = "./nodes/web"  # help pages
+WEB_DIRECTORY = "./nodes/web"  # help pages, and previews that play in the classic look
 
 
 async def comfy_entrypoint():

@@ -91,8 +91,7 @@ def bench(args: argparse.Namespace, root: Path) -> None:
         min_frames=args.frames,
         fps=args.fps,
         references=1,
-        max_bad_share=0.5,
-        work=WorkConfig(device=args.device),
+        work=WorkConfig(device=args.device, max_bad_share=0.5),
     )
     print(prepare(encoding, progress=False))
     raw = DenoiseTask(recipe_of(args, root / "clips"), root)

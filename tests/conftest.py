@@ -1,6 +1,7 @@
 """What several test files share."""
 
 import dataclasses
+import shutil
 
 import pytest
 import torch
@@ -62,6 +63,41 @@ def run(small_checkpoint, tmp_path, monkeypatch, capsys):
         return status, *capsys.readouterr()
 
     return call
+
+
+@pytest.fixture
+def call(tmp_path, monkeypatch, capsys):
+    """As `run`, by whatever checkpoint the words name."""
+    from univid import __main__ as command_line
+
+    monkeypatch.chdir(tmp_path)
+    capsys.readouterr()
+
+    def called(*words):
+        status = command_line.main(list(map(str, words)))
+        return status, *capsys.readouterr()
+
+    return called
+
+
+@pytest.fixture(scope="module")
+def made(small_checkpoint, tmp_path_factory):
+    """A folder with a checkpoint, a picture, and what the command line made of them in every kind of file."""
+    from PIL import Image
+
+    from univid import __main__ as command_line
+
+    folder = tmp_path_factory.mktemp("made")
+    shutil.copy(small_checkpoint, folder / "small.safetensors")
+    Image.effect_noise((40, 24), 80).convert("RGB").save(folder / "picture.png")
+    prompt = "圆 🙂 é \"a 'red' circle\"\nmoves left"
+    words = ["--prompt", prompt, "--image", folder / "picture.png", "--seed", 5, "--steps", 1]
+    words += ["--checkpoint", folder / "small.safetensors"]
+    for name in ("clip.mp4", "clip.webm", "clip.gif", "clip"):
+        sheet = ["--sheet", folder / "sheet.png"] if name == "clip.mp4" else []
+        given = ["generate", *words, *sheet, "--out", folder / name]
+        assert command_line.main(list(map(str, given))) == 0
+    return folder
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ from training.config import EngineConfig, OptimConfig, Recipe
 from training.data.config import DataConfig, SourceConfig
 from training.loop import train
 from training.options import DenoiseOptions
+from training.runs import task_of
 from training.saved import load
 from training.stages.denoise import DenoiseTask
 from univid import checkpoints
@@ -67,12 +68,12 @@ class Maker:
         )
 
     def __call__(self, **options) -> DenoiseTask:
-        return DenoiseTask(self.recipe(**options), self.root)
+        return task_of(self.recipe(**options), self.root)
 
     def run(self, folder: Path, **options) -> tuple[DenoiseTask, dict, dict]:
         """Train: the task, its parameters before, and what final.pt holds."""
         recipe = self.recipe(**options)
-        task = DenoiseTask(recipe, self.root)
+        task = task_of(recipe, self.root)
         before = {name: p.detach().clone() for name, p in task.module.named_parameters()}
         return task, before, load(train(recipe, task, folder, progress=False))
 

@@ -14,6 +14,7 @@ from univid.diffusion import Denoiser, NoiseSchedule
 from univid.encoders import ImageEncoder, TextEncoder
 from univid.guidance import Joint, Nested, Separate, pulls
 from univid.presets import FAMILY, PAPER, TINY
+from univid.steer import Dynamics, Reuse, Steering
 from univid.unet import UNet
 from univid.vae import Autoencoder
 
@@ -191,13 +192,14 @@ def test_guiders_wait_for_nothing(guider, weights):
             pulls({name: x for name in ("e0", "T", "I")})
 
 
-def waits_a_step(path, sampler="dpmpp_2m", guidance=None, source=None):
+def waits_a_step(path, sampler="dpmpp_2m", guidance=None, source=None, **sampling):
     """How often a call of `generate` waits in its last step; the call has to end with a clip on the CPU."""
     with accelerator() as acc:
         model, waits = load(path).to(DEVICE), []
         out = generate(
             model, ["a red circle", "a blue square"], torch.rand(1, 3, 48, 80), guidance=guidance,
-            clip=Clip(frames=3), source=source or Source(), sampling=Sampling(steps=2, sampler=sampler),
+            clip=Clip(frames=3), source=source or Source(),
+            sampling=Sampling(steps=2, sampler=sampler, **sampling),
             callback=lambda stage, *_: waits.append(len(acc.waits)) if stage == "sample" else None,
         )  # fmt: skip
         assert out.shape == (2, 3, 3, 32, 32) and out.device.type == "cpu"
@@ -210,6 +212,11 @@ def waits_a_step(path, sampler="dpmpp_2m", guidance=None, source=None):
 )
 def test_one_finite_check_is_all_that_waits_between_two_steps(small_checkpoint, sampler, guider):
     assert waits_a_step(small_checkpoint, sampler, guider) == 1
+
+
+def test_steering_waits_for_nothing(small_checkpoint):
+    steering = Steering(dynamics=Dynamics(1.0, share=1.0), temporal_guidance=0.5, reuse=Reuse(2, 3))
+    assert waits_a_step(small_checkpoint, steering=steering) == 1
 
 
 def test_generate_from_a_video(small_checkpoint):

@@ -16,9 +16,10 @@ from training.config import EngineConfig, LogsConfig
 from training.data.config import SourceConfig
 from training.data.samples import PreparedExample
 from training.lora import LoraConfig
+from training.options import DistillOptions, NoiseOptions, SampleOptions
 from training.prepare import WorkConfig, prepare
 from training.recipes_univid import univid_adapters, univid_joint, univid_t2v
-from training.stages.denoise import DenoiseTask
+from training.runs import task_of
 from univid import checkpoints
 from univid.config import ImageStreamConfig, NumberInput, ResamplerConfig
 from univid.unet import UNet
@@ -57,11 +58,13 @@ def dynamicrafter(small_checkpoint, tmp_path):
 
 def check_run(recipe, root, monkeypatch):
     """Train: the loss must not wait for the device, and a step once, for whether it is finite."""
-    task = DenoiseTask(recipe, root)
+    task = task_of(recipe, root)
     with training_accelerator() as seen:
         waits = watch_steps(monkeypatch, seen)
         task.encoders.device = DEVICE
         task.encoders.whole(task.module)  # or the first loss would bring them there
+        if recipe.options.noise.distill:
+            task.teacher.to(DEVICE)
         final = loop.train(recipe, task, root / recipe.name, device=DEVICE, progress=False)
     assert final.parent == root / recipe.name
     assert waits == [[READ]] * recipe.steps
@@ -83,7 +86,8 @@ def test_the_recipes_run_there_and_wait_once_a_step(make, tmp_path, monkeypatch,
     """As at full size, but for the network's, the data's and the batch's."""
     assert recipe.dtype == "bfloat16" and recipe.engine.checkpointing
     small = make.recipe().options
-    options = {"base": small.base, "data": small.data, "start": None, "validation": 1}
+    samples = SampleOptions(validation=1)
+    options = {"base": small.base, "data": small.data, "start": None, "samples": samples}
     recipe = dataclasses.replace(
         recipe,
         options=dataclasses.replace(recipe.options, **options),
@@ -94,11 +98,17 @@ def test_the_recipes_run_there_and_wait_once_a_step(make, tmp_path, monkeypatch,
     check_run(recipe, tmp_path, monkeypatch)
 
 
-@pytest.mark.parametrize("kind", ["lora", "full", "modelscope", "dynamicrafter"])
+@pytest.mark.parametrize("kind", ["lora", "full", "modelscope", "dynamicrafter", "distill"])
 def test_finetuning_runs_there_and_waits_once_a_step(make, tmp_path, monkeypatch, request, kind):
     options = {"stage": "full", "engine": EngineConfig(checkpointing=True), "batch": {"video": 1}}
     if kind == "lora":
         options |= {"stage": "lora", "lora": LoraConfig(rank=2), "frozen_dtype": "bfloat16"}
+    elif kind == "distill":
+        options |= {
+            "stage": "distill",
+            "lora": LoraConfig(rank=2),
+            "noise": NoiseOptions(distill=DistillOptions()),
+        }
     elif kind != "full":
         options |= {"base": request.getfixturevalue(kind)}
     if kind == "dynamicrafter":

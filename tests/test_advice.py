@@ -67,7 +67,7 @@ ACCEPTED = {
     "more bad samples": lambda recipe: changed_data(recipe, max_bad_share=0.9),
     "workers": lambda recipe: changed_data(recipe, workers=1),
     "sample settings": lambda recipe: changed(recipe, samples=SampleOptions(("a", "b"), steps=1, seed=4)),
-    "validation": lambda recipe: changed(recipe, validation=3),
+    "validation": lambda recipe: changed(recipe, samples=SampleOptions(validation=3)),
     "skipped steps": lambda recipe: dataclasses.replace(recipe, max_skipped=99),
     "micro-batches": lambda recipe: dataclasses.replace(
         recipe, engine=dataclasses.replace(recipe.engine, micro_batch={"video": 1}, checkpointing=True)
@@ -159,7 +159,7 @@ def test_a_base_is_told_by_its_bytes(small_checkpoint, tmp_path):
 
 SMALL = (
     "--steps 2 --batch.video 2 --options.data.min-frames 2 --options.data.max-frames 3 --rank 2 --name n "
-    "--options.data.workers 0 --options.validation 1 --logs.validate-every 0 --logs.sample-every 0"
+    "--options.data.workers 0 --options.samples.validation 1 --logs.validate-every 0 --logs.sample-every 0"
 ).split()
 
 

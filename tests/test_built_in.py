@@ -1,20 +1,23 @@
 """The checkpoint that ships: it loads, it is small, and it does what its model card says."""
 
-import dataclasses
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 import univid.checkpoints as checkpoints
+from training.tiny import known_scores, shapes, upscale_scores
 from training.tiny.scorer import read
 from training.tiny.shapes import Scene
-from univid.config import PositionConfig
+from univid.cascade import Interpolate, Told, Upscale, whole
+from univid.checkpoints.native import ASSETS, BUILT_IN
 from univid.pipeline import Clip, generate
 from univid.presets import PRESETS
+from univid.roles import role
 from univid.video import read_image, to_uint8
 
-ASSETS = Path(checkpoints.__file__).parents[1] / "assets"
+FOLDER = Path(checkpoints.__file__).parents[1] / "assets"
 SCENES = [
     Scene("red", "circle", "moves left", "black"),
     Scene("green", "triangle", "grows", "white"),
@@ -29,11 +32,7 @@ def model():
 
 
 def test_it_is_the_tiny_preset_and_small(model):
-    """But for the frequencies of frame places, which are those that it was trained with."""
-    unet = PRESETS["tiny"].unet
-    temporal = dataclasses.replace(unet.temporal, position=PositionConfig(1000.0, 10000.0))
-    expected = dataclasses.replace(PRESETS["tiny"], unet=dataclasses.replace(unet, temporal=temporal))
-    assert model.config == expected
+    assert model.config == PRESETS["tiny"]
     assert checkpoints.built_in_path().stat().st_size <= 32 * 2**20
     assert all(torch.isfinite(p).all() for part in (model.unet, model.vae) for p in part.parameters())
 
@@ -51,6 +50,41 @@ def test_colour_and_background_follow_the_text(model):
 
 
 def test_colour_and_background_follow_the_picture(model):
-    picture = read_image(ASSETS / "sample.png")  # a blue square on white
+    picture = read_image(FOLDER / "sample.png")  # a blue square on white
     reading = read(to_uint8(generate(model, "", picture, clip=Clip(frames=4), seed=2)))
     assert (reading.color, reading.background) == ("blue", "white")
+
+
+def test_the_experts_are_what_their_names_say():
+    found = {name: checkpoints.load(name) for name in ASSETS if name != BUILT_IN}
+    assert {name: role(model.profile) for name, model in found.items()} == {
+        "built-in-known": "known",
+        "built-in-upscale": "upscale",
+    }
+    assert sum(checkpoints.built_in_path(name).stat().st_size for name in found) <= 36e6
+    for model in found.values():
+        assert model.info["base"] == BUILT_IN
+        assert all(torch.isfinite(p).all() for part in (model.unet, model.vae) for p in part.parameters())
+
+
+def test_frames_in_between_are_like_their_neighbours():
+    """Of clips that were not trained on: known frames stay, the others keep colour, background and way."""
+    model, near = checkpoints.load("built-in-known"), []
+    for index in range(3):
+        video, scene = known_scores.truth(index, 9)
+        made = whole(Interpolate(model, video[::4], Told(scene.caption, seed=index)))
+        assert (made[::4] == video[::4]).all() and len(made) == 9
+        reading, true = read(made), read(video)
+        assert (reading.color, reading.background) == (scene.color, scene.background)
+        near += list(np.linalg.norm(reading.positions - true.positions, axis=1)[[1, 2, 3, 5, 6, 7]])
+    assert np.median(near) < 0.03
+
+
+def test_larger_frames_are_nearer_to_the_truth_than_the_decoder_of_the_small_ones():
+    model = checkpoints.load("built-in-upscale")
+    small, scene = shapes.clip(1, seed=upscale_scores.SEED, frames=12)
+    truth, _ = shapes.clip(1, seed=upscale_scores.SEED, frames=12, size=128)
+    made = whole(Upscale(model, small, Told(scene.caption)))
+    assert made.shape == truth.shape
+    mine = upscale_scores.figures(made, truth)["PSNR"]
+    assert mine > upscale_scores.figures(known_scores.coded(checkpoints.load(), truth), truth)["PSNR"]

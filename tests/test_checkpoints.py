@@ -10,6 +10,7 @@ import pytest
 import safetensors.torch
 import torch
 from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from univid.checkpoints import describe, load, save, stream
 from univid.checkpoints.inspect import count_parameters
@@ -17,7 +18,9 @@ from univid.checkpoints.native import PARTS, meta_modules
 from univid.conditioning import Conditioning
 from univid.files.weights import open_weights
 from univid.model import UniVid
+from univid.narrowed import narrowed
 from univid.presets import PAPER, PROFILES, TINY
+from univid.widened import widened
 
 SMALL = dataclasses.replace(
     TINY,
@@ -174,6 +177,46 @@ def test_a_file_may_hold_the_unet_alone(model, tmp_path):
     assert loaded.vae is None and loaded.config.vae is None and loaded.config.unet == model.config.unet
     with pytest.raises(ValueError, match="without a U-Net"):
         save(tmp_path / "none.safetensors", dataclasses.replace(model, unet=None))
+
+
+def test_an_expert_leaves_out_what_the_built_in_checkpoint_has(tmp_path):
+    built_in, expert = load(), load()
+    with torch.no_grad():
+        expert.unet.out[2].bias.add_(1)
+        expert.vae.decoder.conv_out.bias.add_(1)
+    path = tmp_path / "expert.safetensors"
+    save(path, expert, beside_built_in=True)
+    with safe_open(path, "pt") as file:
+        assert set(file.keys()) == {
+            "model.diffusion_model.out.2.bias",
+            "first_stage_model.decoder.conv_out.bias",
+        }
+    again = load(path)
+    assert again.config == built_in.config and again.info["base"] == "built-in"
+    for part in ("unet", "vae", "text_encoder", "image_encoder"):
+        states = [getattr(model, part).state_dict() for model in (expert, again)]
+        assert states[0].keys() == states[1].keys()
+        assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+    save(path, expert)
+    assert path.stat().st_size > 25e6 and "base" not in load(path, parts=()).info
+
+
+def test_an_expert_of_another_shape_lacks_nothing_else(tmp_path):
+    """What the built-in network has and it has not is left where it is; what it lacks is said."""
+    path = tmp_path / "narrow.safetensors"
+    save(path, narrowed(load()), beside_built_in=True)
+    assert path.stat().st_size < 100_000
+    assert not any("pst_attn" in key for key in load(path).unet.state_dict())
+    save(path, widened(load(), "known"), beside_built_in=True)
+    state = load_file(path)
+    wider = state.pop("model.diffusion_model.input_blocks.0.0.weight")
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata()
+    assert wider.shape[1] == 9
+    save_file(state, path, metadata)  # then that of the built-in one is there, which does not fit
+    refused(path, "input_blocks.0.0.weight of shape (48, 4, 3, 3) instead of (48, 9, 3, 3)")
+    save_file(state, path, metadata | {"base": "another"})
+    refused(path, "describes a")
 
 
 def test_files_that_are_no_checkpoint(saved, tmp_path):

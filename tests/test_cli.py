@@ -8,7 +8,7 @@ import torch
 from asking import gathered
 from PIL import Image
 
-from univid import Clip, Sampling, cli, generate, guidance, load, samplers, video
+from univid import Clip, Sampling, cli_groups, generate, guidance, load, samplers, video
 from univid import __main__ as command_line
 
 ROOT = Path(__file__).parent.parent
@@ -61,7 +61,8 @@ def test_every_option_arrives(run, tmp_path, picture, model):
     assert expected.std() > 0.05  # something to compare
     found = torch.stack([video.read_image(tmp_path / "frames" / f"frame_000{k}.png") for k in (1, 2)], 2)
     assert (found - expected).abs().max() <= 1 / 127.5
-    assert files(tmp_path) == ["frames/frame_0001.png", "frames/frame_0002.png", "picture.png", "sheet.png"]
+    written = ["frame_0001.png", "frame_0002.png", "receipt.json"]
+    assert files(tmp_path) == [*(f"frames/{name}" for name in written), "picture.png", "sheet.png"]
 
 
 @pytest.mark.parametrize(
@@ -166,8 +167,8 @@ def test_inspect_reads_files_and_presets(run, small_checkpoint):
 
 
 def test_help_names_every_sampler_and_schedule(capsys):
-    assert cli.SAMPLERS == ", ".join(samplers.SAMPLERS)
-    assert cli.SCHEDULES == ", ".join(samplers.SIGMA_SCHEDULES)
+    assert cli_groups.SAMPLERS == ", ".join(samplers.SAMPLERS)
+    assert cli_groups.SCHEDULES == ", ".join(samplers.SIGMA_SCHEDULES)
     with pytest.raises(SystemExit) as stopped:
         command_line.main(["generate", "--help"])
     assert stopped.value.code == 0 and "--text-weight" in capsys.readouterr().out

@@ -115,3 +115,10 @@ def test_a_signal_leaves_nothing(small_checkpoint, tmp_path, name, status):
         assert process.wait(timeout=120) == status
     assert log.read_text().splitlines()[-1] == "univid: interrupted; no unfinished file was left."
     assert "Traceback" not in log.read_text() and list(contents(tmp_path)) == ["log"]
+
+
+def test_whoever_reads_may_stop_reading():
+    command = [sys.executable, "-m", "univid", "inspect", "built-in"]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process.stdout.close()
+    assert process.stderr.read() == "" and process.wait() == 0

@@ -10,7 +10,8 @@ from scipy.stats import binomtest
 
 from training.tiny import evaluate as module
 from training.tiny import shapes, table
-from training.tiny.evaluate import CONTENT, PROTOCOL, ROWS, T2V, Machine, conditions, evaluate, make_clips
+from training.tiny.evaluate import CONTENT, PROTOCOL, ROWS, T2V, conditions, evaluate, make_clips
+from training.tiny.machine import Machine, forget_models
 from training.tiny.scorer import agreement, read
 from univid import generate, load
 from univid.checkpoints import save
@@ -251,13 +252,11 @@ def test_random_weights_end_to_end(small_checkpoint, tmp_path):
 
 
 def test_untrained_is_another_network(small_checkpoint):
-    module._model.cache_clear()
-    trained = module._model(str(small_checkpoint), None, "cpu", "fp32").unet.state_dict()
-    untrained = module._model(str(small_checkpoint), 1, "cpu", "fp32").unet.state_dict()
+    forget_models()
+    machine, path = Machine(), str(small_checkpoint)
+    trained, untrained = (machine.model(path, seed).unet.state_dict() for seed in (None, 1))
     assert all(not torch.equal(trained[key], untrained[key]) for key in trained)
-    assert (
-        module._model(str(small_checkpoint), None, "cpu", "fp32").unet.state_dict().keys() == trained.keys()
-    )
+    assert machine.model(path).unet.state_dict().keys() == trained.keys()
 
 
 @pytest.mark.slow
@@ -279,12 +278,14 @@ def test_mistakes_are_told_before_any_clip_is_made(small_checkpoint, tmp_path, m
         assert readme.read_bytes().decode() == text
     for options, words in (
         ({"clips": 0}, "at least 1"),
-        ({"machine": Machine(dtype="int8")}, "dtype"),
         ({"ablation": {"full": tmp_path / "none.safetensors"}}, "none.safetensors"),
     ):
         with pytest.raises(ValueError, match=words):
             evaluate(small_checkpoint, out=tmp_path / "out.json", **options)
     assert not (tmp_path / "out.json").exists()
+    for options, words in (({"dtype": "int8"}, "dtype"), ({"workers": 0}, "at least 1")):
+        with pytest.raises(ValueError, match=words):
+            Machine(**options)
 
 
 def test_gallery(small_checkpoint, tmp_path):

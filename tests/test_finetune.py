@@ -52,20 +52,24 @@ def test_stage_two_begins_where_stage_one_ended(make, tmp_path):
 
 
 def test_validation_is_always_the_same_and_moves_with_the_weights(make):
-    task = make(validation=3)
+    task = make(samples=SampleOptions(validation=3))
     task.module.eval()
     with torch.no_grad():
         first = task.validate(task.module)
         list(task.micro_batches(0))
-        assert task.validate(task.module) == first == make(validation=3).validate(task.module)
+        assert (
+            task.validate(task.module)
+            == first
+            == make(samples=SampleOptions(validation=3)).validate(task.module)
+        )
         task.module.out[2].weight.mul_(2)
         assert task.validate(task.module) != first
     assert set(first) == {"image_loss", "frame_loss", "video_loss"}
 
 
 def test_it_draws_samples_and_writes_a_checkpoint(make, tmp_path):
-    samples = SampleOptions(prompts=("a man", "bikes"), steps=1)
-    recipe = make.recipe(samples=samples, batch={"video": 2}, validation=2)
+    samples = SampleOptions(prompts=("a man", "bikes"), steps=1, validation=2)
+    recipe = make.recipe(samples=samples, batch={"video": 2})
     recipe = dataclasses.replace(recipe, logs=LogsConfig(sample_every=2, validate_every=2))
     task = DenoiseTask(recipe, make.root)
     saved = load(train(recipe, task, tmp_path / "run", progress=False))

@@ -15,6 +15,8 @@ SOURCES = {path: ast.parse(path.read_text("utf-8")) for path in sorted(ROOT.glob
 SHARED = {  # functions that give a list of inputs, and where they stand
     "guidance_inputs": SOURCES[ROOT / "nodes/guide.py"],
     "sampling_inputs": SOURCES[ROOT / "nodes/sample.py"],
+    "clip_inputs": SOURCES[ROOT / "nodes/cascade.py"],
+    "window_inputs": SOURCES[ROOT / "nodes/cascade.py"],
 }
 
 
@@ -38,8 +40,10 @@ def input_names(code, listed):
     names = []
     for item in listed.elts:
         value = item.value if isinstance(item, ast.Starred) else item
-        if isinstance(value, ast.ListComp):  # f"level_{factor}", by the keys of a table
-            source = value.generators[0].iter
+        source = value.generators[0].iter if isinstance(value, ast.ListComp) else None
+        if isinstance(source, ast.Tuple):  # of the names themselves
+            names += ast.literal_eval(source)
+        elif source:  # f"level_{factor}", by the keys of a table
             (table,) = (constants[n.id] for n in ast.walk(source) if getattr(n, "id", "") in constants)
             names += [f"{value.elt.args[0].values[0].value}{key}" for key in table]
         elif (helper := ast.unparse(value.func)) in SHARED:
@@ -96,8 +100,9 @@ def read(node):
 
 def test_the_schemas_are_read_whole():
     declared = {id for code in SOURCES for id in re.findall(r'node_id="(\w+)"', code.read_text("utf-8"))}
-    assert set(SCHEMAS) == declared and len(declared) == 9
+    assert set(SCHEMAS) == declared and len(declared) == 19
     assert SCHEMAS["UniVidPSTOptions"] == (["model", "level_1", "level_2", "level_4", "level_8"], ["model"])
+    assert SCHEMAS["UniVidUpscale"][0][4:9] == ["images", "width", "height", "tile", "mode"]
     assert SCHEMAS["UniVidLoad"][1] == ["MODEL", "CLIP", "CLIP_VISION", "VAE"]
     assert SCHEMAS["UniVidGuider"][0][3:] == [
         "mode", "guidance_scale", "text_guidance", "image_guidance", "rescale",

@@ -11,8 +11,9 @@ from fuzz_data import fuzz
 from shards import CLIPS, jpeg, make_folder, opener, pictures, read_all, write_tar
 
 from training.data import folders, members, sources
-from training.data.config import DataConfig, SourceConfig, cache_folder
+from training.data.config import DataConfig, SourceConfig
 from training.data.samples import BadSample
+from univid.files.hashes import cache_folder
 
 
 @pytest.fixture
@@ -224,7 +225,7 @@ def test_a_member_too_large_for_memory_is_a_bad_sample(tmp_path, opened, monkeyp
         ({"fps": float("nan")}, "fps above 0"),
         ({"fps": float("inf")}, "fps above 0"),
         ({"buckets": ()}, "at least one bucket"),
-        ({"buckets": ((64, 64 * 10**9),)}, "multiples of 64, at most 8192"),
+        ({"buckets": ((64, 64 * 10**9),)}, "multiples of 8, at least 64 and at most 8192"),
         ({"max_frames": 10**30}, "max_frames <= 100,000"),
     ],
 )

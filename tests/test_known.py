@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 import torch
+from experts import knowing
 
 from univid import Clip, Sampling, Source, checkpoints, generate
 from univid.conditioning import Conditioning
@@ -71,16 +72,7 @@ def base(small_checkpoint):
 
 @pytest.fixture(scope="module")
 def model(base):
-    """The base with weights for known frames, not silent any more."""
-    model = widened(base, "known", noise=0.0)
-    generator = torch.Generator().manual_seed(3)
-    with torch.no_grad():
-        for name, weight in model.unet.named_parameters():
-            if name == "input_blocks.0.0.weight":
-                weight[:, 4:] = 0.3 * torch.randn(weight[:, 4:].shape, generator=generator)
-            elif name.startswith("noise_embedding.2"):
-                weight.copy_(0.3 * torch.randn(weight.shape, generator=generator))
-    return model
+    return knowing(base, noise=0.0)
 
 
 @pytest.mark.parametrize("concat", ["first", "ends", "known", "known_blend"])

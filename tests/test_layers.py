@@ -82,7 +82,7 @@ def test_pst_attention_is_equation_6(references):
     ids=["none", "tiny", "slow"],
 )
 def test_temporal_attention_is_equation_8(position):
-    layer = randomize(TemporalTransformer(MAKE, WIDTH, HEADS, groups=4, position=position))
+    layer = randomize(TemporalTransformer(MAKE, WIDTH, HEADS, groups=4, position=position, factor=1))
     x = randn(CLIPS, FRAMES, WIDTH, 3, 4)
     places = torch.rand(CLIPS, FRAMES, generator=torch.Generator().manual_seed(0))
 
@@ -126,7 +126,7 @@ class Dual:
         )
         weights = torch.as_tensor(weights, dtype=torch.float32).expand(CLIPS, -1, 2)
         cond = Conditioning(self.text, self.image, weights, level_weights or {})
-        level = cond.at_level(factor)
+        level = cond.at_level(factor, 2, 3)
         context = Context(
             frames=FRAMES,
             embedding=None,
@@ -134,7 +134,7 @@ class Dual:
             text=text,
             image=image,
             weights={factor: level},
-            streams={factor: tuple(level.flatten(0, 1).any(0).tolist())},
+            streams={factor: tuple(level.flatten(0, 2).any(0).tolist())},
             references={},
         )
         return self.layer(self.x.flatten(0, 1), context, factor).unflatten(0, (CLIPS, FRAMES))

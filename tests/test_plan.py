@@ -196,7 +196,7 @@ def test_autocast_keeps_what_an_accelerator_keeps():
         context = Context(
             frames=4, embedding=torch.empty(2, 192, device=device), places=torch.empty(2, 4, device=device),
             text=torch.empty(2, 77, 64, device=device), image=torch.empty(2, 65, 64, device=device),
-            weights={1: torch.empty(2, 1, 2, device=device)}, streams={1: (True, True)},
+            weights={1: torch.empty(2, 1, 1, 2, device=device)}, streams={1: (True, True)},
             references={1: torch.zeros(1, dtype=torch.long, device=device)},
         )  # fmt: skip
         h = torch.empty(8, 48, 8, 8, device=device)
@@ -289,7 +289,7 @@ def test_the_autoencoder_counts_where_it_needs_more_than_the_pass():
 def test_raw_data_needs_autoencoder_and_towers():
     assert frozen_parts(tiny()) == Frozen()
     work = tiny(prepared=False)
-    text, both = frozen_parts(dataclasses.replace(work, picture=False)), frozen_parts(work)
+    text, both = frozen_parts(dataclasses.replace(work, shows=())), frozen_parts(work)
     assert both.weights > text.weights > 0 and both.image > 0 == text.image
     assert both.encode == text.encode > 0 and both.flops(4) == 4 * both.encode + both.text + both.image
 
@@ -339,7 +339,8 @@ def test_bytes_of_prepared_samples():
     work = tiny(model=PAPER, buckets=FULL_BUCKETS, frames=(8, 24))
     text, image = 77 * 1024 * 2, 257 * 1280 * 2
     assert work.sample_bytes(24) == 552_960 + text + image  # the latents are design's 0.53 MB, in MiB
-    assert dataclasses.replace(work, picture=False).sample_bytes(1) == 23_040 + text
+    assert dataclasses.replace(work, shows=()).sample_bytes(1) == 23_040 + text
+    assert dataclasses.replace(work, shows=("copy",)).sample_bytes(24) == 2 * 24 * 23_040 + text
 
 
 def test_report_names_what_is_assumed(on_two):

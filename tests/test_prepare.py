@@ -12,6 +12,7 @@ from preparing import (
     BUCKETS,
     CLIP_FRAMES,
     FPS,
+    contents,
     make_config,
     make_raw,
     run,
@@ -20,12 +21,15 @@ from preparing import (
 from shards import make_folder, read_all, write_tar
 
 from training.data import buckets, decode
-from training.data.config import DataConfig, SourceConfig
+from training.data.config import DataConfig, DegradationConfig, SourceConfig
+from training.data.degradations import degrade
+from training.data.encode import decode_sample
 from training.data.prepared import read_prepared
 from training.data.samples import PreparedExample
 from training.data.sources import open_source
 from training.data.stream import Stream
 from training.prepare import PrepareConfig, WorkConfig
+from training.rng import seed_for
 from univid import checkpoints
 from univid.encoders import preprocess
 
@@ -136,6 +140,51 @@ def test_training_reads_the_same_samples_in_the_same_order(config):
     assert len(lengths) > 3
 
 
+# Poor copies
+
+
+def test_poor_copies_are_stored_beside_their_samples(raw, config):
+    images = SourceConfig((str(raw / "pictures"),))
+    config = dataclasses.replace(
+        config, images=images, dtype="float32", degradations=DegradationConfig("strong", noise=True, seed=3)
+    )
+    run(config)
+    model = checkpoints.load(config.base).to(dtype=torch.float32)
+    for kind, folder in (("clip", "clips"), ("image", "images")):
+        source = open_source(getattr(config, folder), kind, BUCKETS)
+        held = iter(stored(config.out / folder, kind))
+        for bucket, shards in enumerate(source.counts()):
+            for shard, count in enumerate(shards.tolist()):
+                for index in range(min(count, 2)):
+                    kept = next(r for r in held if r.meta["source"] == source.read(bucket, shard, index).key)
+                    tensors = safetensors.torch.load(kept.media)
+                    window = config.window if kind == "clip" else None
+                    sample = decode_sample(source.read(bucket, shard, index), BUCKETS[bucket], window)
+                    clean = sample.pixels.movedim(3, 0)[None] / 127.5 - 1
+                    seed = seed_for(3, f"{kind} {shard} {bucket}", 0)
+                    poor = degrade(clean, "strong", seed, [index], noise=True, size=BUCKETS[bucket])
+                    expected = model.vae.encode(((poor + 1) * 127.5).round() / 127.5 - 1)[0]
+                    torch.testing.assert_close(tensors["degraded"], expected, rtol=1e-4, atol=1e-5)
+                    assert not torch.allclose(tensors["latents"], expected, rtol=1e-2, atol=1e-3)
+
+
+def test_a_run_with_poor_copies_is_no_other_run(config):
+    """The same ones again by the same seed, and without them the settings of earlier versions."""
+    first, again, other = (
+        dataclasses.replace(config, out=config.out / name, degradations=DegradationConfig(seed=seed))
+        for name, seed in (("first", 0), ("again", 0), ("other", 1))
+    )
+    for one in (first, again, other):
+        run(one)
+    assert contents(first.out) == contents(again.out)
+    for a, b in zip(stored(first.out, "clip"), stored(other.out, "clip"), strict=True):
+        a, b = safetensors.torch.load(a.media), safetensors.torch.load(b.media)
+        assert torch.equal(a["latents"], b["latents"]) and not torch.equal(a["degraded"], b["degraded"])
+    assert "degradations" not in config.settings()
+    with pytest.raises(ValueError, match="data of other settings or shards .*seed"):
+        run(dataclasses.replace(first, degradations=DegradationConfig(seed=2)))
+
+
 # Bad samples, checksums
 
 
@@ -158,7 +207,7 @@ def spoilt(raw, path):
 
 def test_bad_samples_are_listed_and_left_out(raw, config, tmp_path):
     path = spoilt(raw, tmp_path / "spoilt" / "a.tar")
-    config = dataclasses.replace(config, clips=SourceConfig((str(path),)), max_bad_share=0.5)
+    config = dataclasses.replace(config, clips=SourceConfig((str(path),)), work=WorkConfig(max_bad_share=0.5))
     summary = run(config)
     assert (summary.samples, summary.bad) == (5, 4)
     reasons = [json.loads(line)["reason"] for line in (config.out / "bad.jsonl").read_text().splitlines()]
@@ -173,7 +222,7 @@ def test_bad_samples_are_listed_and_left_out(raw, config, tmp_path):
 
 def test_too_many_bad_samples_stop_the_run_with_their_list(raw, config, tmp_path):
     path = spoilt(raw, tmp_path / "spoilt" / "a.tar")
-    config = dataclasses.replace(config, clips=SourceConfig((str(path),)), max_bad_share=0.4)
+    config = dataclasses.replace(config, clips=SourceConfig((str(path),)), work=WorkConfig(max_bad_share=0.4))
     with pytest.raises(ValueError, match=r"4 of 9 samples cannot be used.*bad.jsonl names all.*a.tar:cut"):
         run(config)
     assert len(list(config.out.glob("clips/*.tar"))) == 1  # nothing that was done is lost
@@ -197,7 +246,9 @@ def test_short_clips_give_the_frames_that_they_have(config, caplog):
         assert tensors["reference_frames"].tolist() == [0, 2, 4, 7, 9]
     with pytest.raises(ValueError, match="to pass the thresholds"):
         stored(config.out, "clip", at_least={"frames": 20})
-    strict = dataclasses.replace(config, out=config.out / "strict", min_frames=13, max_bad_share=1)
+    strict = dataclasses.replace(
+        config, out=config.out / "strict", min_frames=13, work=WorkConfig(max_bad_share=1)
+    )
     assert run(strict).bad == 12
     assert not list(strict.out.glob("clips/*.tar")) and run(strict).bad == 12
 
@@ -235,7 +286,7 @@ def test_large_folders_become_several_shards(raw, config, tmp_path):
         ({"references": 13}, "references must be between"),
         ({"frames": 2}, "min_frames"),
         ({"fps": 0.0}, "fps"),
-        ({"buckets": ((60, 64),)}, "multiples of 64"),
+        ({"buckets": ((60, 64),)}, "multiples of 8"),
     ],
 )
 def test_configs_that_make_no_sense_are_refused(config, changes, reason):

@@ -16,7 +16,7 @@ from preparing import (
     run,
 )
 
-from training.data.config import DataConfig, SourceConfig
+from training.data.config import DataConfig, DegradationConfig, SourceConfig
 from training.data.manifest import Manifest, digests, folder_of
 from training.data.prepared import read_prepared
 from training.data.samples import BadSample, Raw
@@ -71,6 +71,16 @@ def test_windows_hold_consecutive_frames_and_one_that_is_shown():
     assert len(starts) > 10 and len(shown) > 10
 
 
+def test_a_poor_copy_is_cut_as_its_sample():
+    poor = 100 + torch.arange(7.0).view(1, -1, 1, 1).expand(4, -1, 2, 3).contiguous()
+    raw = sample(7, [0, 3], degraded=poor)
+    for modality, frames in (("video", 4), ("frame", 1)):
+        for window in (0.0, 0.6, 0.9):
+            example = read_prepared(raw, modality, frames, window, 0.0)
+            assert torch.equal(example.degraded, example.latents + 100)
+    assert read_prepared(sample(7, [0, 3]), "video", 4, 0.0, 0.0).degraded is None
+
+
 def test_every_window_and_every_reference_frame_is_drawn():
     raw = sample(12, [0, 4, 8])
     drawn = {
@@ -91,6 +101,8 @@ def test_every_window_and_every_reference_frame_is_drawn():
         (sample(7, [0, 3], latents=torch.zeros(4, 7, 2)), "video", 4, "not what prepare writes"),
         (sample(7, [0, 3, 7]), "video", 4, "reference frames"),
         (sample(7, [1, 3]), "video", 4, "reference frames"),
+        (sample(7, [0], degraded=torch.zeros(4, 6, 2, 3)), "video", 4, r"poor copy of \[4, 6, 2, 3\]"),
+        (sample(7, [0], degraded=torch.zeros(4, 7, 2)), "video", 4, "not what prepare writes"),
         (sample(7, [], image=torch.zeros(0, 7, 8)), "frame", 1, "empty ones"),
         (sample(7, [0, 3], image=torch.zeros(1, 7, 8)), "video", 4, "tokens of 1 pictures"),
         (dataclasses.replace(sample(7, [0]), media=b""), "video", 4, "not readable"),
@@ -131,6 +143,12 @@ def test_a_manifest_knows_what_it_fits(config, small_checkpoint):
         (model.config.unet, {"max_frames": 13}, None, "at most 12 frames"),
         (model.config.unet, {"buckets": BUCKETS[:1]}, None, "expected the buckets"),
         (model.config.unet, {}, digests(tiny), "prepared with this vae"),
+        (
+            model.config.unet,
+            {"degradations": DegradationConfig()},
+            None,
+            "'preset': 'light', .*, got none",
+        ),
     ):
         with pytest.raises(ValueError, match=reason):
             manifest.check(unet, dataclasses.replace(data, **changes), weights)

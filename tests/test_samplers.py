@@ -387,6 +387,6 @@ def test_bad_schedules_are_refused(arguments, message):
 def test_unknown_sampler_lists_the_known_ones():
     assert get_sampler("heun", PLAIN) is SAMPLERS["heun"]
     with pytest.raises(
-        ValueError, match="euler, euler_ancestral, ddim, heun, dpmpp_2m, dpmpp_2m_sde, got 'eular'"
+        ValueError, match="euler, euler_ancestral, ddim, heun, dpmpp_2m, dpmpp_2m_sde, lcm, got 'eular'"
     ):
         get_sampler("eular", PLAIN)

@@ -10,7 +10,7 @@ from training.config import LogsConfig
 from training.loop import train
 from training.saved import load
 from training.stages.conditions import is_image_stream
-from training.tiny import shapes
+from training.tiny import commands, enlarging, shapes
 from training.tiny.commands import recipe
 from training.tiny.draws import PICTURED
 from training.tiny.export import lineage
@@ -19,8 +19,9 @@ from training.tiny.recipes import RECIPES, TINY
 from training.tiny.tasks import build
 from training.tiny.vae import fold_scale
 from univid import checkpoints
-from univid.pipeline import Clip, Sampling, generate
+from univid.pipeline import Clip, Sampling, Source, generate
 from univid.presets import PRESETS
+from univid.roles import role
 from univid.vae import Autoencoder
 
 SMALL = {"clips": 4, "moments": 13, "lengths": {5: 0.5, 12: 0.5}}
@@ -104,6 +105,79 @@ def test_each_stage_trains_exactly_its_parameters(root, name, allowed):
     assert changed and all(map(allowed, changed))
     assert any("attn2.to_k_image" in key for key in changed) == (name != "tiny_t2v")
     assert any("temporal.proj_out" in key for key in changed) == (name != "tiny_adapters")
+
+
+def test_the_expert_on_known_frames_learns_what_it_is_shown(root, tmp_path):
+    recipe = short("tiny_known")
+    task = build(recipe, root)
+    first = "input_blocks.0.0.weight"
+    before = {key: value.clone() for key, value in task.module.named_parameters()}
+    base = load(root / "tiny_steady" / "final.pt")["ema"]
+    assert before[first].shape[1] == 9 and not before[first][:, 4:].any()
+    assert torch.equal(before[first][:, :4], base[first])
+    (batch,) = task.micro_batches(0)
+    concat, latents = batch.batch.cond.concat, batch.batch.latents
+    mask = concat[:, 4:]
+    assert concat.shape[1] == 5 and 0 < mask.mean() < 1
+    assert torch.equal(concat[:, :4], latents * mask)
+    assert not torch.equal(next(task.micro_batches(1)).batch.cond.concat[:, 4:].mean(), mask.mean())
+    assert task.validate(task.module).keys() == {"video_loss", "long_loss"}
+    train(recipe, task, root / "tiny_known", progress=False)
+    after = load(root / "tiny_known" / "final.pt")["model"]
+    assert after[first][:, 4:].any()
+
+    main(["--root", str(root), "export", "--run", "tiny_known", "--out", str(tmp_path / "k.safetensors")])
+    model = checkpoints.load(tmp_path / "k.safetensors", dtype=torch.float32)
+    assert model.profile.inputs.concat == "known"
+    video = torch.zeros(1, 3, 5, 64, 64)
+    made = generate(model, source=Source(video, known=(0, 4)), sampling=Sampling(steps=1))
+    assert torch.equal(made[:, :, [0, 4]], video[:, :, [0, 4]]) and made[:, :, 1:4].abs().max() > 0
+
+
+def test_the_larger_decoder_learns_alone(tmp_path):
+    recipe = dataclasses.replace(enlarging.decoder(), steps=2, batch={"image": 2}, logs=LogsConfig())
+    task = build(recipe, tmp_path)
+    before = {name: value.clone() for name, value in task.module.state_dict().items()}
+    train(recipe, task, tmp_path / recipe.name, progress=False)
+    after = load(tmp_path / recipe.name / "final.pt")["model"]
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed and all(name.startswith(("decoder.", "post_quant_conv.")) for name in changed)
+    (batch,) = task.micro_batches(0)
+    assert batch.batch[0].shape == (2, 3, 128, 128)
+
+
+def test_the_experts_are_trained_from_what_ships(tmp_path, monkeypatch):
+    """Two steps each, on few clips: the command as it is run, and files that hold what is new."""
+    known = short("tiny_known")
+    monkeypatch.setitem(commands.RECIPES, "tiny_known", lambda gpu=False: known)
+    few = {"CLIPS": 2, "FRAMES": 3, "SHOWN": 2}
+    for name, value in few.items():
+        monkeypatch.setattr(enlarging, name, value)
+    for name in ("decoder", "recipe"):
+        make = getattr(enlarging, name)
+        monkeypatch.setattr(
+            enlarging,
+            name,
+            lambda *given, make=make: dataclasses.replace(
+                recipe := make(*given), steps=2, batch=dict.fromkeys(recipe.batch, 2), logs=LogsConfig()
+            ),
+        )
+    main(["--root", str(tmp_path), "experts"])
+    main(["--root", str(tmp_path), "experts"])  # and what is there stays
+    sizes = {}
+    for run, role_of in (("tiny_known", "known"), ("tiny_upscale", "upscale")):
+        out = tmp_path / f"{run}.safetensors"
+        main(["--root", str(tmp_path), "export", "--run", run, "--out", str(out), "--beside-built-in"])
+        model = checkpoints.load(out)
+        assert role(model.profile) == role_of and model.info["base"] == "built-in"
+        sizes[run] = out.stat().st_size
+    assert model.profile.height == model.profile.width == 128 and model.profile.steps == 7
+    assert model.profile.frames == 2 and model.profile.start.biased_noise.t_n == 60
+    built_in = checkpoints.load()
+    pairs = zip(built_in.vae.encoder.parameters(), model.vae.encoder.parameters(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+    assert not torch.equal(built_in.vae.decoder.conv_out.bias, model.vae.decoder.conv_out.bias)
+    assert sum(sizes.values()) < 36e6
 
 
 def test_adapters_start_from_the_vision_tower_and_the_text_stream(root):

@@ -1,5 +1,6 @@
 """`python -m training`: settings of recipes, finetuning from end to end, plans, prepared data, bad input."""
 
+import dataclasses
 import json
 import shutil
 import sys
@@ -9,9 +10,10 @@ import torch
 
 from training import cli
 from training.__main__ import main, program
-from training.data.config import SourceConfig
+from training.data.config import DegradationConfig, SourceConfig
 from training.export import saved_recipe
 from training.lora import LoraConfig
+from training.options import SampleOptions
 from training.recipes_univid import RECIPES, finetune
 from training.saved import load
 from univid import checkpoints
@@ -81,9 +83,22 @@ def test_config_json_gives_the_recipe_back(recipe, tmp_path):
     assert saved_recipe(tmp_path) == recipe
 
 
+def test_a_recipe_of_an_earlier_version_is_read(tmp_path):
+    recipe = finetune("tiny", "clips")
+    recipe = dataclasses.replace(
+        recipe, options=dataclasses.replace(recipe.options, samples=SampleOptions(validation=3))
+    )
+    saved = json.loads(json.dumps(recipe.to_dict()))
+    saved["options"]["validation"] = saved["options"]["samples"].pop("validation")
+    for name in ("parts", "joined"):
+        del saved["options"][name]
+    (tmp_path / "config.json").write_text(json.dumps(saved))
+    assert saved_recipe(tmp_path) == recipe
+
+
 SMALL = (
     "--steps 2 --batch.video 2 --options.data.min-frames 2 --options.data.max-frames 3 "
-    "--options.data.workers 0 --options.validation 1 --options.samples.steps 1 "
+    "--options.data.workers 0 --options.samples.validation 1 --options.samples.steps 1 "
     "--logs.validate-every 2 --logs.sample-every 2"
 ).split()
 
@@ -263,3 +278,11 @@ def test_data_is_prepared_checked_and_trained_on(small_checkpoint, media, tmp_pa
     tar.write_bytes(data)
     with pytest.raises(ValueError, match=tar.name):
         main(["prepare", "--out", str(out), "--verify"])
+
+
+def test_poor_copies_are_asked_for_when_data_is_prepared():
+    words = ["prepare", "--out", "out", "--clips", "clips"]
+    asked = [*words, "--degradations", "strong", "--degradations.noise", "--degradations.seed", "3"]
+    found = cli.prepare_config(*cli.parse(asked))
+    assert found.degradations == DegradationConfig("strong", noise=True, seed=3)
+    assert cli.prepare_config(*cli.parse(words)).degradations is None

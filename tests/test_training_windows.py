@@ -30,7 +30,7 @@ for _ in range(2):  # the second finds all done
     main(["prepare", "--out", str(here / "ready"), "--clips", str(raw / "clips"), *small])
 main(["prepare", "--out", str(here / "ready"), "--verify"])
 words = ["--root", str(here / "runs"), "finetune", "--base", str(base), "--name", "n", "--rank", "2"]
-words += "--batch.video 1 --options.data.workers 0 --options.validation 1 --logs.save-every 1".split()
+words += "--batch.video 1 --options.data.workers 0 --options.samples.validation 1 --logs.save-every 1".split()
 words += "--options.data.min-frames 2 --options.data.max-frames 3 --options.samples.steps 1".split()
 for data in (raw / "clips", here / "ready" / "clips"):
     for steps in ("1", "3"):  # the second goes on

@@ -10,7 +10,8 @@ from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
 
 from univid.config import VAEConfig
 from univid.presets import PAPER
-from univid.vae import Autoencoder, _tiled
+from univid.tiles import blended
+from univid.vae import Autoencoder
 
 SMALL = VAEConfig(
     in_channels=3, latent_channels=4, channels=16, channel_mult=(1, 2, 4, 4),
@@ -146,10 +147,10 @@ def test_tiling_a_cellwise_function_is_exact(height, width, tile):
         assert max(x.shape[-2:]) <= tile
         return x.repeat_interleave(8, -1).repeat_interleave(8, -2)
 
-    pixels = _tiled(grow, cells, tile=tile, cell_in=1, cell_out=8)
+    pixels = blended(lambda part: grow(part.of(cells)), height, width, tile, 8)
     whole = cells.repeat_interleave(8, -1).repeat_interleave(8, -2)
     torch.testing.assert_close(pixels, whole, rtol=1e-6, atol=1e-6)
-    back = _tiled(lambda x: F.avg_pool2d(x, 8), whole, tile=tile, cell_in=8, cell_out=1)
+    back = blended(lambda part: F.avg_pool2d(part.of(whole, 8), 8), height, width, tile)
     torch.testing.assert_close(back, cells, rtol=1e-6, atol=1e-6)
 
 

@@ -58,7 +58,8 @@ print("\n".join(str(file.relative_to(here)) for file in sorted(here.rglob("*")) 
 """
 MADE = """a.mp4 a.png again.mp4 b.webm c.gif exported/unet/config.json
 exported/unet/diffusion_pytorch_model.safetensors frames/frame_0001.png frames/frame_0002.png
-frames/frame_0003.png grid.png imported.safetensors picture.png style.safetensors""".split()
+frames/frame_0003.png frames/receipt.json grid.png imported.safetensors picture.png
+style.safetensors""".split()
 
 
 def disguised(

@@ -52,11 +52,14 @@ def guider(name):
     return getattr(guidance, kind)(*scales)
 
 
-def expected(library, guidance="joint", conds=None, sampler="euler", frames=FRAMES, size=8, steps=4):
-    """The library's own sampler at the same seed, steps and conditions."""
+def expected(
+    library, guidance="joint", conds=None, sampler="euler", frames=FRAMES, size=8, steps=4, maps=None
+):
+    """The library's own sampler at the same seed, steps and conditions; maps: in the place of the masks."""
     from univid_pack.univid import samplers
     from univid_pack.univid.conditioning import Conditioning
     from univid_pack.univid.noise import ClipNoise
+    from univid_pack.univid.steer import Masks
 
     (text, extras), (none, _) = (c[0] for c in conds or conditionings())
 
@@ -64,7 +67,10 @@ def expected(library, guidance="joint", conds=None, sampler="euler", frames=FRAM
         return tokens if len(tokens) == 1 else tokens[None]
 
     cond = Conditioning(
-        text=clip(text), image=clip(extras["univid_image"]), weights=clip(extras["univid_weights"][:, 0])
+        text=clip(text),
+        image=clip(extras["univid_image"]),
+        weights=clip(extras["univid_weights"][:, 0]),
+        maps=extras.get("univid_masks", Masks()).maps(frames, size, size) if maps is None else maps,
     )
     uncond = Conditioning(text=none, image=None, weights=torch.tensor([[1.0, 0.0]]))
     denoiser = library.denoiser()

@@ -66,6 +66,15 @@ def pack():
     return sys.modules["univid_pack"]
 
 
+@pytest.fixture
+def inference():
+    """As the host runs its nodes."""
+    import torch
+
+    with torch.inference_mode():
+        yield
+
+
 @pytest.fixture(scope="session")
 def server(tmp_path_factory):
     """A running server of this host with the pack in its custom_nodes; one for all tests."""

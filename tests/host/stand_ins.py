@@ -3,6 +3,7 @@
 import dataclasses
 import importlib.util
 import math
+import shutil
 
 import torch
 from safetensors.torch import save_file
@@ -11,9 +12,11 @@ FRAMES = 5  # what DynamiCrafter's small image projection has tokens for
 
 
 def write_all(folder):
-    """`folder`: of the models. Two of them as their authors give them, and a control net that fits both."""
+    """`folder`: of the models. Three of them as their authors give them, and a control net that fits all."""
     write_videocrafter(folder / "univid/videocrafter2.ckpt")
     write_dynamicrafter(folder / "univid/dynamicrafter_512.ckpt")
+    # The interpolation model has the same tensors: the workflow names it as the source.
+    shutil.copyfile(folder / "univid/dynamicrafter_512.ckpt", folder / "univid/dynamicrafter_512_interp.ckpt")
     write_control_net(folder / "controlnet/control_v11p_sd21_canny.safetensors")
 
 

@@ -7,14 +7,10 @@ from einops import rearrange
 from host_tests.both import FRAMES, conditionings, difference, guider, randn, run
 from host_tests.random_model import write
 
+pytestmark = pytest.mark.usefixtures("inference")
+
 T_M, T_N, STEPS = 300.0, 700.0, 4
 LATENT = {"samples": randn(FRAMES, 4, 8, 8, seed=5)}
-
-
-@pytest.fixture(autouse=True)
-def inference():
-    with torch.inference_mode():  # as the host runs its nodes
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -27,13 +27,22 @@ def seen(request, browser, known, host):
         {
             "do": "workflow",
             "file": str(WORKFLOWS / f"{name}.json"),
-            "widgets": quick_values(name),
+            "widgets": quick_values(name) | {"seed": 100 * list(LOOKS).index(look) + number},
             "opened": str(SHOTS / f"{name}-{look}-{host.version}-opened.png"),
             "ended": str(SHOTS / f"{name}-{look}-{host.version}.png"),
         }
-        for name in names
+        for number, name in enumerate(names)  # by seeds of their own: what is cached shows nothing
     ]
-    return dict(zip(names, browser(look, tasks), strict=True))
+    tasks.append(
+        {
+            "do": "preview",
+            "file": str(WORKFLOWS / "text_and_image_to_video.json"),
+            "widgets": {"steps": 12, "seed": 41 + list(LOOKS).index(look)},
+            "node": "UniVidPSTSampler",
+            "shot": str(SHOTS / f"preview-{look}-{host.version}.png"),
+        }
+    )
+    return dict(zip([*names, "preview"], browser(look, tasks), strict=True))
 
 
 @pytest.fixture(params=NAMES)
@@ -83,6 +92,16 @@ def test_it_opens_large_enough_to_be_read_with_nothing_cut(workflow):
     for note in seen["notes"]:
         assert note["text"] <= note["field"] + 1 and not note["code"]
     assert len(seen["notes"]) == 1
+
+
+def test_the_preview_plays_while_a_clip_is_sampled_and_the_plot_does_not(seen):
+    preview = seen["preview"]
+    assert preview["end"]["kind"] == "execution_success", preview["end"]
+    clips = [file for file in preview["during"] if file.get("frames", 0) > 1]
+    assert {clip["type"] for clip in clips} == {"image/png"} and max(c["frames"] for c in clips) == 12
+    assert any(clip["moves"] for clip in clips)
+    assert preview["after"] and not preview["after"]["moves"]
+    assert preview["after"]["source"] not in [clip["source"] for clip in clips]
 
 
 @pytest.mark.parametrize("look", LOOKS)

@@ -19,7 +19,7 @@ def test_every_help_page_fits_its_panel(browser, known, host):
     look = looks_of(host)[-1]
     nodes = list(frozen.ours(known))
     (answer,) = browser(look, [{"do": "help", "nodes": nodes}])
-    assert set(answer) == set(nodes) and len(nodes) == 9
+    assert set(answer) == set(nodes) and len(nodes) == 19
     wide = {node: page["wide"] for node, page in answer.items() if page["wide"]}
     assert not wide
     assert all(page["panel"] > 200 for page in answer.values())

@@ -21,8 +21,11 @@ def model(pack, tmp_path):
     return load_model(write(tmp_path, num_res_blocks=1), "fp32")
 
 
-def call(network, weights, options, **more):
-    """Both branches of a guided call, as the host makes it of conditionings, tokens shared by all frames."""
+def call(network, weights, options, size=(1, 1), **more):
+    """Both branches of a guided call, as the host makes it of conditionings, tokens shared by all frames.
+
+    size: height and width of the maps.
+    """
     from univid_pack.nodes.host import conditioning as keys
     from univid_pack.univid.conditioning import streams_on
 
@@ -34,6 +37,7 @@ def call(network, weights, options, **more):
         transformer_options={"cond_or_uncond": [0, 1], **options},
         univid_image=here(IMAGE),
         univid_weights=here(weights.expand(1, 64, 2)),
+        univid_maps=here(torch.ones(1, 2, *size)),
         univid_told=told,
         univid_places=here(torch.rand(1, 1)),
         **more,
@@ -46,7 +50,8 @@ def here(tensor):
 
 
 @pytest.mark.parametrize("null_image", [False, True])
-def test_a_forward_waits_for_nothing(model, null_image):
+@pytest.mark.parametrize("size", [(1, 1), (8, 8)])
+def test_a_forward_waits_for_nothing(model, null_image, size):
     from univid_pack.nodes.host.model import REFERENCES
     from univid_pack.univid.attention import attention
 
@@ -56,7 +61,7 @@ def test_a_forward_waits_for_nothing(model, null_image):
         network, weights = model.model.diffusion_model.to(DEVICE), torch.tensor([[[0.8, 0.6]]])
         more = {"univid_null_image": here(IMAGE)} if null_image else {}
         with acc.without_waiting():
-            out = call(network, weights, {REFERENCES: {1: 2, 4: 99}} | kernel, **more)
+            out = call(network, weights, {REFERENCES: {1: 2, 4: 99}} | kernel, size, **more)
         assert out.device == DEVICE and out.shape == (2 * FRAMES, 4, 8, 8)
 
 

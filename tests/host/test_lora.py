@@ -18,7 +18,9 @@ CASES = [  # checkpoint, parts
     ("modelscope", "all"),
     ("dynamicrafter", "cross-attention"),
 ]
-paths, loaded, library, inference = relatives.paths, relatives.loaded, relatives.library, relatives.inference
+paths, loaded, library = relatives.paths, relatives.loaded, relatives.library
+
+pytestmark = pytest.mark.usefixtures("inference")
 
 
 @pytest.fixture(scope="module")
@@ -176,3 +178,38 @@ def test_loras_of_others_fit_the_built_in_model(pack, caplog):
     for name, weight in before.items():
         assert (after[name] - weight - differences.get(name, 0)).abs().max() < 1e-5, name
     patched.detach()
+
+
+def test_the_one_that_ships_is_offered_and_moves_the_built_in_model_as_the_librarys(pack, stock):
+    import folder_paths
+    from univid_pack.nodes.host.prompts import encode_dual
+    from univid_pack.nodes.host.sampling import sample
+    from univid_pack.nodes.load import UniVidLoad
+    from univid_pack.univid import generate
+    from univid_pack.univid.checkpoints import apply_lora, load
+    from univid_pack.univid.guidance import Joint
+    from univid_pack.univid.pipeline import Sampling
+
+    prompt, name = "a blue cross moves right on a white background", "univid-tiny-diagonal.safetensors"
+    assert name in folder_paths.get_filename_list("loras")
+    library = load(dtype=torch.float32)
+    model, clip, vision, vae = UniVidLoad.execute("built-in", "fp32").result
+
+    def frames(model):
+        latent = {"samples": torch.zeros(12, 4, 8, 8)}
+        out, _ = sample(
+            model, *encode_dual(clip, vision, prompt, "", None, 0), latent, seed=7, steps=4,
+            sampler_name="dpmpp_2m", scheduler="sgm_uniform", guider=Joint(3.0),
+        )  # fmt: skip
+        return vae.decode(out["samples"])  # [t h w 3], 0..1
+
+    def theirs():
+        video = generate(library, prompt, seed=7, sampling=Sampling(steps=4))
+        return (video[0].permute(1, 2, 3, 0) + 1) / 2
+
+    with torch.inference_mode():
+        without, moved = frames(model), frames(stock(model, name, 1.0))
+        assert (without - theirs()).abs().max() < 0.05
+        apply_lora(library, folder_paths.get_full_path("loras", name))
+        assert (moved - theirs()).abs().max() < 0.05
+    assert (moved - without).abs().max() > 0.3

@@ -20,11 +20,7 @@ from host_tests.both import (
 )
 from host_tests.random_model import write
 
-
-@pytest.fixture(autouse=True)
-def inference():
-    with torch.inference_mode():  # as the host runs its nodes
-        yield
+pytestmark = pytest.mark.usefixtures("inference")
 
 
 @pytest.fixture(scope="module")

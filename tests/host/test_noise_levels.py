@@ -7,13 +7,9 @@ import torch
 from host_tests.both import FRAMES, LATENT, conditionings, difference, guider, randn
 from host_tests.random_model import write
 
+pytestmark = pytest.mark.usefixtures("inference")
+
 FIRST = 940
-
-
-@pytest.fixture(autouse=True)
-def inference():
-    with torch.inference_mode():  # as the host runs its nodes
-        yield
 
 
 KINDS = {
@@ -30,7 +26,8 @@ KINDS = {
 def both(kind, first):
     """The host's model sampling and the library's schedule of a model that starts at timestep `first`."""
     import comfy.model_base
-    from univid_pack.nodes.host.model import MODEL_TYPES, Config
+    from univid_pack.nodes.host.config import Config
+    from univid_pack.nodes.host.model import MODEL_TYPES
     from univid_pack.nodes.host.schedule import own_sampling
     from univid_pack.univid.config import BetaConfig
     from univid_pack.univid.diffusion import NoiseSchedule

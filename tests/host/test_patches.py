@@ -9,18 +9,14 @@ import torch
 from host_tests.both import GUIDANCE, conditionings, difference, randn, run
 from host_tests.random_model import write
 
+pytestmark = pytest.mark.usefixtures("inference")
+
 FRAMES = 2
 LATENT = {"samples": torch.zeros(FRAMES, 4, 16, 16)}  # 2 x 2 tokens in the network's middle
 SCALES = {  # away from no condition; GUIDANCE has the numbers
     "joint": 3.0, "joint rescaled": 3.0, "separate": 5.0, "separate rescaled": 5.0, "nested": 2.0,
 }  # fmt: skip
 COMBINED = [name for name in GUIDANCE if name != "joint"]  # by UniVid, not by the host
-
-
-@pytest.fixture(autouse=True)
-def inference():
-    with torch.inference_mode():
-        yield
 
 
 @pytest.fixture(scope="module")

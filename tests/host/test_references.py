@@ -8,11 +8,7 @@ import torch
 from host_tests.both import FRAMES, difference, expected, run
 from host_tests.random_model import write
 
-
-@pytest.fixture(autouse=True)
-def inference():
-    with torch.inference_mode():
-        yield
+pytestmark = pytest.mark.usefixtures("inference")
 
 
 @pytest.fixture(scope="module")

@@ -7,17 +7,13 @@ import pytest
 import torch
 from einops import rearrange
 
+pytestmark = pytest.mark.usefixtures("inference")
+
 FRAMES, SIZE, STEPS, SEED = 4, 64, 3, 7
 PROMPT, NEGATIVE = "a red circle moves left", "blur"
 OWN = "the checkpoint's own"
 KINDS = ("modelscope", "videocrafter2", "videocrafter1_i2v", "dynamicrafter", "interpolation", "known")
 JOINED = {"dynamicrafter": "first", "interpolation": "ends", "known": "known_blend"}
-
-
-@pytest.fixture(autouse=True)
-def inference():
-    with torch.inference_mode():  # as the host runs its nodes
-        yield
 
 
 def configs(kind):

@@ -10,7 +10,9 @@ NAMES = sorted(path.stem for path in (FOLDER / "graphs").glob("*.json"))
 WORKFLOWS = ROOT / "workflows"
 SHOTS = FOLDER / "screenshots"
 LAYOUT = FOLDER / "layout.json"
-QUICK = {"steps": 2, "text_weights": "1", "image_weights": "0, 1"}  # by the names of widgets
+# Values with which a workflow runs in a moment, by the names of widgets.
+QUICK = {"steps": 2, "factor": 2, "text_weights": "1", "image_weights": "0, 1"}
+SMALL = {"width": 64, "height": 64, "frames": FRAMES}  # of models that stand in
 
 
 def on_stand_ins(name: str) -> bool:
@@ -19,9 +21,14 @@ def on_stand_ins(name: str) -> bool:
 
 
 def quick_values(name: str) -> dict:
-    """Widgets' values with which a workflow runs in a moment."""
-    size = {"width": 64, "height": 64, "frames": FRAMES} if on_stand_ins(name) else {}
-    return QUICK | size
+    """Those of the quick values that nodes of a workflow have widgets for."""
+    values = QUICK | (SMALL if on_stand_ins(name) else {})
+    inputs = [node["inputs"] for node in Graph.named(name).values()]
+    return {
+        key: value
+        for key, value in values.items()
+        if any(key in given and not isinstance(given[key], list) for given in inputs)
+    }
 
 
 def missing_nodes(name: str, known: dict) -> list[str]:

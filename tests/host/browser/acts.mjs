@@ -1,6 +1,7 @@
 // What a user does: opens the page, drops a workflow, presses Run, opens help, searches for a node.
 import { readFileSync } from 'node:fs'
 import { basename } from 'node:path'
+import { media, nodes } from './measure.mjs'
 
 export const WINDOW = { width: 1600, height: 1000 }
 
@@ -9,6 +10,9 @@ export async function open(browser, url) {
   page.setDefaultTimeout(300_000)
   page.complaints = []
   page.on('pageerror', (error) => page.complaints.push(String(error)))
+  page.underway = new Set() // pictures and clips that were asked for
+  page.on('request', (request) => /image|media/.test(request.resourceType()) && page.underway.add(request))
+  for (const end of ['requestfinished', 'requestfailed']) page.on(end, (request) => page.underway.delete(request))
   await page.goto(url)
   await page.waitForFunction(() => window.app?.graph && window.LiteGraph?.registered_node_types?.UniVidLoad)
   // The start page loads a graph of its own, whose model is missing, and marks node 4 of it red a moment later:
@@ -18,7 +22,28 @@ export async function open(browser, url) {
   return page
 }
 
-// Drop a workflow's file on the canvas: the types of nodes that are red, and the words of dialogs.
+// Wait until boxes, pictures and dialogs have stayed the same for a second and no file is underway; 4 seconds at most.
+async function settle(page) {
+  let last, since
+  for (const start = Date.now(); Date.now() - start < 4000; await page.waitForTimeout(100)) {
+    const seen = JSON.stringify([await page.evaluate(nodes), await page.evaluate(media), await complaints(page)])
+    if (seen !== last || page.underway.size) [last, since] = [seen, Date.now()]
+    else if (Date.now() - since >= 1000) return
+  }
+}
+
+// The types of nodes that are red, and the words of dialogs; those about missing nodes may come a moment later.
+export const complaints = (page) =>
+  page.evaluate(() => ({
+    red: app.graph._nodes
+      .filter((n) => n.has_errors || !(n.type in LiteGraph.registered_node_types))
+      .map((n) => n.type),
+    dialogs: [...document.querySelectorAll('.p-dialog, [role=dialog], .p-toast-message-error')]
+      .map((d) => d.innerText.trim())
+      .filter(Boolean),
+  }))
+
+// Drop a workflow's file on the canvas: what is to complain about.
 export async function drop(page, file) {
   const workflow = JSON.parse(readFileSync(file, 'utf8'))
   await page.evaluate(
@@ -34,15 +59,8 @@ export async function drop(page, file) {
     { text: JSON.stringify(workflow), name: basename(file) }
   )
   await page.waitForFunction((id) => app.graph.id === id, workflow.id)
-  await page.waitForTimeout(2500) // dialogs about missing nodes come a moment later, and boxes settle
-  return page.evaluate(() => ({
-    red: app.graph._nodes
-      .filter((n) => n.has_errors || !(n.type in LiteGraph.registered_node_types))
-      .map((n) => n.type),
-    dialogs: [...document.querySelectorAll('.p-dialog, [role=dialog], .p-toast-message-error')]
-      .map((d) => d.innerText.trim())
-      .filter(Boolean),
-  }))
+  await settle(page)
+  return complaints(page)
 }
 
 // Press Run with these values in the widgets that have such names, and wait for the end.
@@ -58,13 +76,66 @@ export async function run(page, widgets) {
     const errors = app.lastNodeErrors ?? {}
     return Object.keys(errors).length ? { kind: 'refused', errors } : ended
   }, widgets)
-  await page.waitForTimeout(4000) // pictures and clips arrive, previews are taken back, boxes settle
+  await page.waitForTimeout(500) // previews are taken back
+  await settle(page)
   return end
+}
+
+// Press Run, and look until the end at the picture that the only node of a type shows in an element of the page: how
+// many frames its file has, and whether it changes by itself while it is one file. `during` has each file's answer,
+// `after` that of what stays.
+export async function watch(page, widgets, type, shot) {
+  await page.evaluate(() => {
+    const make = URL.createObjectURL
+    window.previews = {} // by source: the page itself may not fetch them again
+    URL.createObjectURL = (blob) => {
+      const source = make.call(URL, blob)
+      previews[source] = blob
+      return source
+    }
+  })
+  let ended = false
+  const end = run(page, widgets).finally(() => (ended = true))
+  const during = []
+  while (!ended) {
+    const seen = await glance(page, type)
+    if (!seen) await page.waitForTimeout(100)
+    else if (!during.some((other) => other.source === seen.source && (other.moves || !seen.moves))) {
+      during.push(seen)
+      if (shot && seen.moves) await page.screenshot({ path: shot })
+    }
+  }
+  return { end: await end, during, after: await glance(page, type, 4) }
+}
+
+async function glance(page, type, looks = 2) {
+  const picture = await page.evaluateHandle((type) => {
+    const node = app.graph._nodes.find((node) => node.type === type)
+    const element = document.querySelector(`[data-node-id="${node.id}"]`)
+    const inside = element ? element.querySelector('img[alt="Live sampling preview"]') : node.imgs?.[0]
+    return inside?.isConnected ? inside : null
+  }, type)
+  if (!(await picture.evaluate((image) => image && image.complete && image.getBoundingClientRect().width > 24)))
+    return null
+  const file = await picture.evaluate(async (image) => {
+    const blob = previews[image.src]
+    const decoder = new ImageDecoder({ data: await blob.arrayBuffer(), type: blob.type })
+    await decoder.tracks.ready
+    const { frameCount: frames } = decoder.tracks.selectedTrack
+    return { source: image.src, type: blob.type, bytes: blob.size, frames, width: image.naturalWidth }
+  })
+  const shots = []
+  for (let i = 0; i < looks; i++) {
+    if (i) await page.waitForTimeout(170)
+    shots.push((await picture.screenshot({ timeout: 5000 }).catch(() => Buffer.alloc(0))).toString('base64'))
+  }
+  const same = await picture.evaluate((image, source) => image.isConnected && image.src === source, file.source)
+  return same && shots.every(Boolean) ? { ...file, moves: new Set(shots).size > 1 } : null
 }
 
 // A picture of the page; where the graph shall fill the canvas, that stays so.
 export async function photograph(page, shot, fill) {
-  if (fill)
+  if (fill) {
     await page.evaluate(() => {
       const boxes = app.graph._nodes.map((node) => [...node.boundingRect])
       for (const group of app.graph._groups) boxes.push([...group.pos, ...group.size])
@@ -76,7 +147,8 @@ export async function photograph(page, shot, fill) {
       app.canvas.ds.offset[1] = 120 / scale - top
       app.canvas.setDirty(true, true)
     })
-  await page.waitForTimeout(1500) // the page redraws, and the message that the run ended goes
+    await page.waitForTimeout(1500) // the page redraws, and the message that the run ended goes
+  }
   await page.screenshot({ path: shot })
 }
 

@@ -5,7 +5,7 @@
 import { readFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { arrange } from './arrange.mjs'
-import { drop, helpWidths, open, photograph, run, search } from './acts.mjs'
+import { complaints, drop, helpWidths, open, photograph, run, search, watch } from './acts.mjs'
 import { media, nodes, notes, view } from './measure.mjs'
 
 const TASKS = {
@@ -25,9 +25,17 @@ const TASKS = {
     if (opened) await page.screenshot({ path: opened })
     if (answer.red.length || !widgets) return answer
     answer.end = await run(page, widgets)
+    for (const [kind, later] of Object.entries(await complaints(page))) answer[kind].push(...later)
     if (ended) await photograph(page, ended, fill)
     answer.after = await look()
     return answer
+  },
+
+  // {file, widgets, node, shot} -> how a run ended, what a type of node showed meanwhile, see `watch`, and at the end;
+  // `shot` names a picture that is taken on the way.
+  async preview(page, { file, widgets, node, shot }) {
+    await drop(page, file)
+    return watch(page, widgets, node, shot)
   },
 
   // {nodes} -> by node: the width of its help page's panel, and what is wider than that.
