@@ -10,6 +10,7 @@ from reference import SMALL, attend, difference, randn, randomize
 from univid.conditioning import Conditioning, cat, with_null_image
 from univid.diffusion import Denoiser, NoiseSchedule
 from univid.guidance import Joint, Nested, Separate
+from univid.hooks import Hook
 from univid.layers import DualCrossAttention
 from univid.presets import SD21_SCHEDULE
 from univid.steer import Masks
@@ -248,6 +249,21 @@ def test_masks_become_maps_of_latent_cells():
     assert still.shape == (1, 2, HEIGHT, WIDTH) and still[0, 0].eq(1).all()
     assert Masks().maps(FRAMES, HEIGHT, WIDTH) is None
     assert Masks(torch.ones(1, 1, 1)).maps(1, 1, 1).eq(1).all()
+
+
+def test_pictures_that_count_everywhere_keep_maps_of_one_cell():
+    one, region = torch.ones(1, 1, 1), torch.rand(1, 4, 4)
+    assert Masks().maps(FRAMES, HEIGHT, WIDTH, [one, one]).shape == (1, 3, 1, 1)
+    assert Masks().maps(FRAMES, HEIGHT, WIDTH, [one, region]).shape == (1, 3, HEIGHT, WIDTH)
+
+
+def test_a_frame_that_shrinks_on_its_way_has_no_masks(unet):
+    class Smaller(Hook):
+        def between(self, place, index, h, skip):
+            return torch.nn.functional.avg_pool2d(h, 2) if (place, index) == ("input", 0) else h, skip
+
+    with pytest.raises(ValueError, match="126 cells a frame here.* 28 cells; take away the masks"):
+        unet(X, TIMESTEPS, conditions(maps=MAPS), hook=Smaller())
 
 
 def test_masks_of_zeros_count_nowhere():

@@ -110,9 +110,8 @@ class Conditioning:
     def within(self, tile: Tile) -> "Conditioning":
         """Those of a part of the frames."""
         parts = {} if self.concat is None else {"concat": tile.of(self.concat)}
-        if self.maps is not None:
-            whole = averaged(self.maps, *tile.frame).expand(*self.maps.shape[:-2], *tile.frame)
-            parts["maps"] = tile.of(whole)
+        if self.maps is not None and self.maps.shape[-2:] != (1, 1):  # one cell is the same everywhere
+            parts["maps"] = tile.of(averaged(self.maps, *tile.frame))
         return dataclasses.replace(self, **parts) if parts else self
 
     def streams(self) -> tuple[bool, bool]:

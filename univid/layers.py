@@ -233,6 +233,12 @@ class DualCrossAttention(nn.Module):
         else:
             k, v = (rearrange(y, "b t n d -> (b t) n d") for y in (k, v))
             out = rearrange(self.attention(q, k, v, self.heads), "(b t) s d -> b t s d", t=frames)
+        if weight.shape[2] not in (1, out.shape[2]):
+            raise ValueError(
+                f"the masks are of {weight.shape[2]} cells a frame here, and something made the frame "
+                f"{out.shape[2]} cells; take away the masks, or what changes the frame's size (Patch Model "
+                "Add Downscale)."
+            )
         return rearrange(weight[..., None] * out, "b t s d -> (b t) s d")
 
 

@@ -135,7 +135,7 @@ def test_partly_loaded_it_is_the_same(bases, loras, stock):
         model.load(model.load_device, **how)
         late = [m for m in model.model.modules() if getattr(m, "weight_function", None)]
         conds = model.model.extra_conds(cross_attn=positive, noise=both.LATENT["samples"], **extras)
-        inputs = {key: value.process_cond(both.FRAMES).cond for key, value in conds.items()}
+        inputs = {key: value.process_cond(both.FRAMES, area=None).cond for key, value in conds.items()}
         x, sigma = both.randn(both.FRAMES, 4, 8, 8), torch.full((both.FRAMES,), 2.0)
         out = model.model.apply_model(x, sigma, transformer_options={"cond_or_uncond": [0]}, **inputs)
         return len(late), out

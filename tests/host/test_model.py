@@ -338,7 +338,7 @@ def test_partly_loaded_with_a_lora_is_the_same(path):
         model.load(model.load_device, **how)
         late = [m for m in model.model.modules() if getattr(m, "weight_function", None)]
         conds = model.model.extra_conds(cross_attn=positive, noise=LATENT["samples"], **extras)
-        inputs = {key: value.process_cond(FRAMES).cond for key, value in conds.items()}
+        inputs = {key: value.process_cond(FRAMES, area=None).cond for key, value in conds.items()}
         x, sigma = randn(FRAMES, 4, 8, 8), torch.full((FRAMES,), 2.0)
         return late, model.model.apply_model(x, sigma, transformer_options={"cond_or_uncond": [0]}, **inputs)
 

@@ -59,7 +59,7 @@ class Masks:
     def maps(self, frames: int, height: int, width: int, shares: Sequence[Tensor] = ()) -> Tensor | None:
         """What `Conditioning.maps` is for one clip of height x width latent cells; None where there are none.
 
-        `[1 1+p h w]`, or `[1 t 1+p h w]` where they change over the frames.
+        `[1 1+p h w]`, or `[1 t 1+p h w]` where they change over the frames; one cell where all have one.
 
         shares: of lambda_v, of p pictures, `[1|t h w]` each; without any there is one picture.
 
@@ -75,9 +75,9 @@ class Masks:
             for mask in (self.text, self.image, *shares)
         )
         maps = [text, *(image * share for share in shares)] if shares else [text, image]
-        t = max(map(len, maps))
-        maps = torch.stack([mask.expand(t, height, width) for mask in maps], 1)  # [t 1+p h w]
-        return maps if t == 1 else maps[None]
+        shape = torch.broadcast_shapes(*(mask.shape for mask in maps))
+        maps = torch.stack([mask.expand(shape) for mask in maps], 1)  # [t 1+p h w]
+        return maps if len(maps) == 1 else maps[None]
 
     def _given(self) -> list[tuple[str, Tensor]]:
         pair = {"text": self.text, "image": self.image}
