@@ -14,6 +14,7 @@ from univid.signals import stoppable
 from . import cli, distributed
 from .config import Recipe
 from .export import saved_recipe
+from .metrics import commands as metrics
 from .options import DenoiseOptions
 from .runs import result, run
 from .tiny import commands as tiny
@@ -89,6 +90,8 @@ def main(argv: list[str] | None = None) -> None:
             prepare(options, settings)
         elif options.command == "export":
             export(options)
+        elif options.command in metrics.COMMANDS:
+            print(metrics.COMMANDS[options.command](options))
         else:
             tiny.COMMANDS[options.command](options, device)
 

@@ -11,6 +11,7 @@ from . import recipes_cascade, recipes_univid
 from .config import Recipe
 from .data.config import DEGRADATIONS, DegradationConfig, SourceConfig
 from .lora import PARTS, LoraConfig
+from .metrics import commands as metrics
 from .plan import GPUS, Cluster
 from .prepare import PrepareConfig, WorkConfig
 from .settable import settable, settled
@@ -105,6 +106,7 @@ def parser() -> argparse.ArgumentParser:
         "--beside-built-in", action="store_true", help="leave out what the built-in checkpoint has as well"
     )
 
+    metrics.add(commands)
     tiny.add(commands)
     return root
 
