@@ -4,7 +4,9 @@ import argparse
 from collections.abc import Callable
 from types import ModuleType
 
-PARTS: tuple[ModuleType, ...] = ()
+from . import score
+
+PARTS: tuple[ModuleType, ...] = (score,)
 """Modules with `add(commands)`, which adds parsers, and COMMANDS, what each command calls for its report."""
 
 COMMANDS: dict[str, Callable[[argparse.Namespace], str]] = {
