@@ -2,8 +2,9 @@
 
 ||m1 - m2||^2 + tr(C1 + C2 - 2 (C1^1/2 C2 C1^1/2)^1/2)        (Dowson and Landau 1982; Heusel et al. 2017)
 
-The last root's trace is the sum of the roots of eigenvalues of a symmetric matrix, which are known to be no
-less than 0; no root of a product that is not symmetric is taken, hence no imaginary part is thrown away.
+With factors C = F' F the last root's trace is the sum of the singular values of F1 F2', which are roots of
+eigenvalues of a symmetric matrix: no root is taken of a product that is not symmetric, hence no imaginary
+part is thrown away, and fewer samples than features make it cheaper instead of unstable.
 """
 
 from dataclasses import dataclass
@@ -14,15 +15,23 @@ from torch import Tensor
 
 @dataclass(frozen=True, eq=False)
 class Moments:
-    """mean `[d]` and covariance `[d d]` (divided by n - 1) of n samples, float64."""
+    """mean `[d]` of n samples, and a factor `[k d]`, k <= d, of their covariance, factor' factor; float64."""
 
     n: int
     mean: Tensor
-    covariance: Tensor
+    factor: Tensor
+
+    @classmethod
+    def of(cls, n: int, mean: Tensor, covariance: Tensor) -> "Moments":
+        """By a covariance `[d d]`."""
+        values, vectors = torch.linalg.eigh(covariance)
+        return cls(n, mean, (vectors * values.clamp(min=0).sqrt()).T)
 
 
 def moments(features: Tensor, counts: Tensor | None = None) -> Moments:
     """Those of samples `[n d]`, each counted as often as `counts` `[n]` says, in the samples' memory.
+
+    The covariance is divided by n - 1.
 
     Raises:
         ValueError: fewer than two samples, or numbers that are not finite.
@@ -35,15 +44,17 @@ def moments(features: Tensor, counts: Tensor | None = None) -> Moments:
         raise ValueError("features are not finite; look at the weights and the videos.")
     weights = torch.ones(len(features), 1).to(features) if counts is None else counts[:, None].to(features)
     mean = (weights * features).sum(0) / n
-    centred = features - mean
-    return Moments(n, mean, centred.T @ (weights * centred) / (n - 1))
+    scaled = (features - mean) * (weights / (n - 1)).sqrt()
+    if len(scaled) <= len(mean):
+        return Moments(n, mean, scaled)
+    return Moments.of(n, mean, scaled.T @ scaled)
 
 
 def frechet_distance(a: Moments, b: Moments) -> float:
     """The squared distance, in the square of the features' unit; 0 for equal moments, symmetric."""
-    values, vectors = torch.linalg.eigh(a.covariance)
-    root = vectors * values.clamp(min=0).sqrt() @ vectors.T
-    inner = root @ b.covariance @ root
-    common = torch.linalg.eigvalsh((inner + inner.T) / 2).clamp(min=0).sqrt().sum()
-    spread = a.covariance.trace() + b.covariance.trace() - 2 * common
+    if len(a.factor) > len(b.factor):
+        a, b = b, a
+    product = a.factor @ b.factor.T
+    common = torch.linalg.eigvalsh(product @ product.T).clamp(min=0).sqrt().sum()
+    spread = a.factor.square().sum() + b.factor.square().sum() - 2 * common
     return float((a.mean - b.mean).square().sum() + spread.clamp(min=0))

@@ -33,8 +33,9 @@ class Evidence:
 class Metric:
     """name: on the command line. title: in tables. kind: of the frames that count.
 
-    videos: the field of the protocol that says how many. real: whether real videos are needed. figure: makes
-    {"value": ..., "low": ..., "high": ...} and what else belongs to it, JSON values.
+    videos: the field of the protocol that says how many. real, prompts: whether real videos, and a prompt of
+    each video, are needed. figure: makes {"value", "low", "high"} and what else belongs to it, as
+    JSON values.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Metric:
     kind: Kind
     figure: Callable[[Evidence], dict]
     real: bool = False
+    prompts: bool = False
     videos: str = "videos"
 
     def count(self, protocol: Protocol) -> int | None:

@@ -81,7 +81,7 @@ def write_real(path: Path, sides: dict[str, RealSide], about: dict) -> None:
     """
     tensors = {}
     for name, side in sides.items():
-        tensors |= {f"{name}.mean": side.moments.mean, f"{name}.covariance": side.moments.covariance}
+        tensors |= {f"{name}.mean": side.moments.mean, f"{name}.factor": side.moments.factor}
     numbers = {n: {"n": s.n, "rows": s.moments.n, "floor": s.floor} for n, s in sides.items()}
     metadata = {"format": FORMAT, "statistics": json.dumps(numbers), "about": json.dumps(about)}
     with new_file(path) as temporary:
@@ -104,10 +104,10 @@ def read_real(path: Path, device: torch.device) -> tuple[dict[str, RealSide], di
         numbers, about = (json.loads(file.metadata[name]) for name in ("statistics", "about"))
         sides = {}
         for name, said in numbers.items():
-            mean, covariance = (file.read(f"{name}.{part}").to(at) for part in ("mean", "covariance"))
-            if mean.dtype != torch.float64 or covariance.shape != (len(mean), len(mean)):
+            mean, factor = (file.read(f"{name}.{part}").to(at) for part in ("mean", "factor"))
+            if {mean.dtype, factor.dtype} != {torch.float64} or factor.shape[1:] != mean.shape:
                 raise TypeError(name)
-            sides[name] = RealSide(said["n"], Moments(said["rows"], mean, covariance), said["floor"])
+            sides[name] = RealSide(said["n"], Moments(said["rows"], mean, factor), said["floor"])
         about["metrics"], about["videos"]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(

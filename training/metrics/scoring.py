@@ -166,6 +166,11 @@ class Scoring:
             for whose, found in (("", videos), ("real ", real if metric.real else None)):
                 if found is not None and len(found) < asked:
                     raise ValueError(_too_few(self.protocol, asked, whose, len(found)))
+            if metric.prompts and (mute := sum(video.prompt is None for video in videos)):
+                raise ValueError(
+                    f"{mute:,} of {len(videos):,} videos have no prompt; name each in a manifest.jsonl "
+                    "beside the videos, or in a text of its name."
+                )
             self._loaded(metric)
 
         for name in dict.fromkeys(self.config.metrics):
