@@ -9,6 +9,7 @@ from metric_weights import FILES, batch, blobs, replace, unchecked, write_clips,
 from scipy.linalg import sqrtm, svdvals
 
 from training.__main__ import main
+from training.metrics import frames
 from training.metrics.fid import resize
 from training.metrics.protocol import PROTOCOLS, Protocol
 from training.metrics.videos import Video, find_videos
@@ -305,3 +306,17 @@ def test_frames_are_taken_at_a_rate():
     for wrong in ({"frames": 9, "window": 8}, {"fps": 0}, {"size": (0, 4)}, {"splits": 0}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             Protocol("x", "", **wrong)
+
+
+# What needs no weights
+
+
+def test_frames_are_measured_without_weights(score, tmp_path):
+    folder = write_clips(tmp_path / "clips", blobs(5, seed=8, noise=5))
+    result, text = score(folder, metrics="steadiness,warp-error,motion,change,flicker", weights=None)
+    for name, measure in frames.METRICS.items():
+        figure = result["metrics"][name.replace("_", "-")]
+        values = [measure(video.read()[0]) for video in find_videos(folder)]
+        assert figure["value"] == pytest.approx(np.mean(values), rel=1e-6), name
+        assert figure["low"] <= figure["value"] <= figure["high"] and figure["n"] == 5
+    assert "steadiness (higher is better)" in text and "all frames at the video's own size" in text
