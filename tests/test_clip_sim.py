@@ -107,6 +107,7 @@ def test_figures_are_open_clips(random_clip, scenes, tmp_path):
 
 
 @pytest.mark.slow
+@torch.no_grad()
 def test_openais_own_file_is_read(random_clip, tmp_path, monkeypatch):
     """An archive of TorchScript, in half precision and with three numbers that are no weights."""
     network, _ = random_clip

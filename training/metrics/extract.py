@@ -56,9 +56,10 @@ class Loaded:
     sha256: str | None = None
 
     def json(self) -> dict:
-        weights = {"file": self.file.name, "source": self.file.source, "sha256": self.sha256}
         own = {"network": self.extractor.name, "frames": self.extractor.about}
-        return own | ({"weights": weights} if self.file else {})
+        if self.file is None:
+            return own
+        return own | {"weights": {"file": self.file.name, "source": self.file.source, "sha256": self.sha256}}
 
 
 def load(extractor: Extractor, folder: Path | None, device: torch.device) -> Loaded:
