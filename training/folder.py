@@ -12,6 +12,7 @@ from univid.files.output import new_file
 from univid.files.regular import read_json
 from univid.messages import shown
 
+from . import distributed
 from .config import Recipe, differing_fields
 from .saved import FINAL, RECORD, Damaged, begun, purge, read_final, states
 
@@ -52,6 +53,32 @@ def claimed(folder: Path, recipe: Recipe, evidence: Mapping[str, str]) -> Iterat
         write_json(folder / RECORD, recipe.to_dict())
         if evidence:
             write_json(folder / EVIDENCE, seen | evidence if seen else evidence)
+        yield
+
+
+@contextlib.contextmanager
+def held_by_all(out: Path, folders: Collection[Path] = ()) -> Iterator[None]:
+    """Hold `out` for all processes of one run while the block runs; what a killed one left half written goes.
+
+    Every process holds a lock of its own, and the block begins when all of those before are open. folders:
+    more of them, made and cleared as `out` is.
+
+    Raises:
+        ValueError: another run is at work there.
+    """
+    with contextlib.ExitStack() as stack:
+        if distributed.rank() == 0:
+            for folder in (out, *folders):
+                folder.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(held(out / LOCK))
+            for other in out.glob(f"{LOCK}_*"):
+                with held(other):
+                    pass
+            for folder in (out, *folders):
+                purge(folder)
+        distributed.barrier()
+        if distributed.rank():
+            stack.enter_context(held(out / f"{LOCK}_{distributed.rank()}"))
         yield
 
 

@@ -8,7 +8,15 @@ import traceback
 from pathlib import Path
 
 from .cli import build_parser
-from .cli_shared import ProgressBars, common, load_model, read_masks, read_pictures, split_strength
+from .cli_shared import (
+    ProgressBars,
+    clip_size,
+    common,
+    load_model,
+    read_masks,
+    read_pictures,
+    split_strength,
+)
 from .dtypes import dtype_of
 from .messages import sentence, show_safely, shown
 from .signals import stoppable
@@ -71,7 +79,7 @@ def generate(args: argparse.Namespace) -> None:
     files = given_files(args, [model], {"checkpoint": args.checkpoint})
     clip, clip_fps = (None, None) if args.video is None else _read_source(args, model.profile)
     fps = next(rate for rate in (args.fps, clip_fps, model.profile.fps) if rate is not None)
-    frames, *pixels = _size(args, model.profile) if clip is None else clip.shape[2:]
+    frames, *pixels = clip_size(args, model.profile) if clip is None else clip.shape[2:]
     if args.out:
         check_output(args.out, fps, _inputs(args), size=tuple(pixels))
     masks = read_masks(args, frames)
@@ -137,7 +145,7 @@ def sweep(args: argparse.Namespace) -> None:
     model = load_model(args)
     files = given_files(args, [model], {"checkpoint": args.checkpoint})
     told = common(args, model.profile)
-    frames, *pixels = _size(args, model.profile)
+    frames, *pixels = clip_size(args, model.profile)
     check_memory(*pixels, frames)
     grid = []
     for row, text_weight in enumerate(args.text_weights):
@@ -323,7 +331,7 @@ def _read_source(args: argparse.Namespace, profile):
     for name, value in {"frames": args.frames, "height": args.height, "width": args.width}.items():
         if value is not None and value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}.")
-    frames, *size = _size(args, profile)
+    frames, *size = clip_size(args, profile)
     clip, fps = read_video(args.video, frames=frames, size=tuple(size))
     if args.frames and clip.shape[2] < args.frames:
         raise ValueError(
@@ -331,15 +339,6 @@ def _read_source(args: argparse.Namespace, profile):
             "fewer."
         )
     return clip, fps
-
-
-def _size(args: argparse.Namespace, profile) -> tuple[int, int, int]:
-    """Frames, height and width of a clip: as asked, else those of the prompt's scenes, else the profile's."""
-    from .travel import length
-
-    asked = {name: getattr(args, name) for name in ("frames", "height", "width")}
-    asked["frames"] = length(args.prompt) if args.frames is None else args.frames
-    return tuple(getattr(profile, name) if value is None else value for name, value in asked.items())
 
 
 def _inputs(args: argparse.Namespace) -> list[str | None]:

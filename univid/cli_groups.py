@@ -119,12 +119,15 @@ def size(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--frames", type=int, metavar="N", help="1 or more; 1 is a picture")
     group.add_argument("--height", type=int, metavar="PIXELS", help="a multiple of 8")
     group.add_argument("--width", type=int, metavar="PIXELS", help="a multiple of 8")
-    if parser.prog.endswith("generate"):
+    if parser.prog.endswith(("generate", "sample")):
         group.add_argument("--fps", type=float, metavar="N", help="frames per second of the file")
 
 
-def machine(parser: argparse.ArgumentParser, checkpoint: str = "built-in") -> None:
-    """Model, LoRAs, device and type of weights. checkpoint: that which serves where none is given."""
+def machine(parser: argparse.ArgumentParser, checkpoint: str = "built-in", device: bool = True) -> None:
+    """Model, LoRAs, device and type of weights.
+
+    checkpoint: that which serves where none is given. device: whether this command is the one to be told it.
+    """
     group = parser.add_argument_group("model and machine")
     group.add_argument(
         "--checkpoint",
@@ -139,9 +142,10 @@ def machine(parser: argparse.ArgumentParser, checkpoint: str = "built-in") -> No
         metavar="FILE[:S]",
         help="a LoRA trained on it, with strength S (default: 1); several add up",
     )
-    group.add_argument(
-        "--device", default="auto", metavar="NAME", help="auto: the accelerator if there is one, else cpu"
-    )
+    if device:
+        group.add_argument(
+            "--device", default="auto", metavar="NAME", help="auto: the accelerator if there is one, else cpu"
+        )
     group.add_argument(
         "--dtype",
         choices=("auto", *DTYPES),

@@ -122,6 +122,15 @@ def read_masks(args: argparse.Namespace, frames: int = 1):
     return Masks(*(None if path is None else read_mask(path, frames) for path in paths))
 
 
+def clip_size(args: argparse.Namespace, profile) -> tuple[int, int, int]:
+    """Frames, height and width of a clip: as asked, else of the prompt's scenes, else the profile's."""
+    from .travel import length
+
+    asked = {name: getattr(args, name) for name in ("frames", "height", "width")}
+    asked["frames"] = length(args.prompt) if args.frames is None else args.frames
+    return tuple(getattr(profile, name) if value is None else value for name, value in asked.items())
+
+
 def common(args: argparse.Namespace, profile) -> dict:
     """Guidance, steps, windows and seed, as `generate` takes them."""
     from .pipeline import Sampling, profile_guider

@@ -15,8 +15,7 @@ from tqdm import tqdm
 
 from training import distributed
 from training.config import differing_fields
-from training.folder import LOCK, held, write_json
-from training.saved import purge
+from training.folder import held_by_all, write_json
 from univid.files.output import new_file
 from univid.files.regular import read_json
 from univid.messages import shown
@@ -29,30 +28,15 @@ log = logging.getLogger(__name__)
 
 @contextlib.contextmanager
 def claimed(out: Path, manifest: Manifest, earlier: Mapping[str, str]) -> Iterator[None]:
-    """Make `out` this data's own while the block runs, and remove what a killed run left half written.
-
-    Every process holds a lock of its own, and a run begins when all of those before are open. earlier: the
-    manifest's `shards` as an earlier version wrote them.
+    """Make `out` this data's own while the block runs. earlier: the manifest's `shards` as earlier versions'.
 
     Raises:
         ValueError: another run is at work there, or the folder holds other data.
     """
-    folders = (out, *(out / name for name in manifest.shards))
-    with contextlib.ExitStack() as stack:
-        if distributed.rank() == 0:
-            for folder in folders:
-                folder.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(held(out / LOCK))
-            for other in out.glob(f"{LOCK}_*"):
-                with held(other):
-                    pass
-            for folder in folders:
-                purge(folder)
-            if not (out / Manifest.NAME).exists():
-                write_json(out / Manifest.NAME, manifest.to_dict())
+    with held_by_all(out, [out / name for name in manifest.shards]):
+        if distributed.rank() == 0 and not (out / Manifest.NAME).exists():
+            write_json(out / Manifest.NAME, manifest.to_dict())
         distributed.barrier()
-        if distributed.rank():
-            stack.enter_context(held(out / f"{LOCK}_{distributed.rank()}"))
         kept = Manifest.read(out).to_dict()
         for name, digest in earlier.items():
             if kept["shards"].get(name) == digest:
