@@ -91,7 +91,10 @@ def main(argv: list[str] | None = None) -> None:
         elif options.command == "export":
             export(options)
         elif options.command in metrics.COMMANDS:
-            print(metrics.COMMANDS[options.command](options))
+            options.device = str(device)  # of several processes each has its own
+            said = metrics.COMMANDS[options.command](options)
+            if distributed.rank() == 0:
+                print(said)
         else:
             tiny.COMMANDS[options.command](options, device)
 

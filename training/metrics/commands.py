@@ -4,9 +4,9 @@ import argparse
 from collections.abc import Callable
 from types import ModuleType
 
-from . import score
+from . import sample, score
 
-PARTS: tuple[ModuleType, ...] = (score,)
+PARTS: tuple[ModuleType, ...] = (sample, score)
 """Modules with `add(commands)`, which adds parsers, and COMMANDS, what each command calls for its report."""
 
 COMMANDS: dict[str, Callable[[argparse.Namespace], str]] = {
