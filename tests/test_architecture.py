@@ -266,6 +266,7 @@ def test_requirements_list_what_is_imported():
     distributions |= {"cv2": "opencv-python-headless"}
     distributions |= {"comfy_cli": "comfy-cli", "pytest_socket": "pytest-socket"}
     host = {"comfy", "comfy_api", "comfy_execution", "comfyui_version", "folder_paths", "latent_preview"}
+    host |= {"vbench"}  # in an environment of its own, see training/metrics/vbench_environment.py
     own = {part for path in PYTHON for part in path.with_suffix("").parts}
 
     def third_party(*folders):

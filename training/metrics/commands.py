@@ -4,9 +4,9 @@ import argparse
 from collections.abc import Callable
 from types import ModuleType
 
-from . import sample, score
+from . import sample, score, vbench_scores
 
-PARTS: tuple[ModuleType, ...] = (sample, score)
+PARTS: tuple[ModuleType, ...] = (sample, score, vbench_scores)
 """Modules with `add(commands)`, which adds parsers, and COMMANDS, what each command calls for its report."""
 
 COMMANDS: dict[str, Callable[[argparse.Namespace], str]] = {

@@ -142,5 +142,5 @@ def _call(command: list[str], what: str) -> None:
 def last_words(output: str) -> str:
     """Of what a program wrote, the last line that says something, errors before the rest."""
     lines = [line.strip() for line in output.splitlines() if line.strip()]
-    errors = [line for line in lines if re.match(r"ERROR|\w*(Error|Exception)\b", line)]
+    errors = [line for line in lines if re.match(r"ERROR|[\w.]*(Error|Exception)\b", line)]
     return shown((errors or lines or ["nothing was said"])[-1], 200)
