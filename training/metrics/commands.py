@@ -5,8 +5,9 @@ from collections.abc import Callable
 from types import ModuleType
 
 from . import sample, score, vbench_scores
+from .blind import commands as blind
 
-PARTS: tuple[ModuleType, ...] = (sample, score, vbench_scores)
+PARTS: tuple[ModuleType, ...] = (sample, score, vbench_scores, blind)
 """Modules with `add(commands)`, which adds parsers, and COMMANDS, what each command calls for its report."""
 
 COMMANDS: dict[str, Callable[[argparse.Namespace], str]] = {

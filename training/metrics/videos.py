@@ -40,12 +40,14 @@ class Video:
 
     path: of its file or of the folder of its frames. name: in the folder, with slashes, without the suffix.
     prompt: what was asked for; None = nobody says. fps: of pictures and arrays, which do not say themselves.
+    picture: what was asked for beside the prompt, the manifest's `image`; None = none.
     """
 
     path: Path
     name: str
     prompt: str | None = None
     fps: float = math.nan
+    picture: Path | None = None
 
     def read(self) -> tuple[np.ndarray, float]:
         """Its frames uint8 `[t h w 3]`, at least one, and frames per second; nan = nobody says.
@@ -85,7 +87,8 @@ def find_videos(folder: Path) -> list[Video]:
             )
         row = rows.pop(file, {})
         prompt = row.get("prompt", _read_prompt(path.with_name(f"{Path(name).name}.{PROMPT}")))
-        found[name] = Video(path, name, prompt, float(row.get("fps", math.nan)))
+        picture = folder / row["image"] if "image" in row else None
+        found[name] = Video(path, name, prompt, float(row.get("fps", math.nan)), picture)
     if not found:
         raise ValueError(f"{shown(folder)} holds no video{_instead(folder)}.")
     if rows:
@@ -130,10 +133,11 @@ def _read_manifest(path: Path) -> dict[str, dict]:
                 raise ValueError(f"{shown(path)}, line {number}: no JSON; correct the line.") from error
             if not isinstance(row, dict) or not isinstance(row.get("file", ""), str):
                 raise ValueError(f'{shown(path)}, line {number}: expected {{"file": ...}}; correct the line.')
-            if not isinstance(row.get("prompt", ""), str) or not _is_rate(row.get("fps", 1)):
+            texts = [row.get("prompt", ""), row.get("image", "")]
+            if not all(isinstance(text, str) for text in texts) or not _is_rate(row.get("fps", 1)):
                 raise ValueError(
-                    f'{shown(path)}, line {number}: "prompt" must be text and "fps" a number above 0; '
-                    "correct the line."
+                    f'{shown(path)}, line {number}: "prompt" and "image" must be text and "fps" a number '
+                    "above 0; correct the line."
                 )
             if "file" in row:
                 rows[row["file"]] = row
