@@ -89,8 +89,9 @@ def _make(options: argparse.Namespace) -> str:
     names = tuple(options.names or (folder.resolve().name for folder in (options.a, options.b)))
     made = make_page(pairs, names, options.out, questions, seed, options.fps)
     differing = [f"{kind} in {number}" for kind, number in made.differing.items() if number]
+    number = f"{len(pairs)} pair{'s' * (len(pairs) != 1)}"
     lines = [
-        f"{made.page}: {len(pairs)} pairs, asked for {', '.join(questions)}; hand out its folder",
+        f"{made.page}: {number}, asked for {', '.join(questions)}; hand out its folder",
         f"{made.key}: which video is whose; keep it to count the votes",
     ]
     if differing:

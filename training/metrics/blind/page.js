@@ -25,12 +25,11 @@ function shuffled(list, random) {
   return list.map(() => left.splice(Math.floor(random() * left.length), 1)[0])
 }
 
-// Every pair once, in an order and with sides of the person's own; as many are turned as are not.
+// Every pair once, in an order and with sides of the person's own.
 function plan(person) {
   const random = chance(`${page}/${person.toLowerCase()}`)
-  const turned = shuffled(pairs.map((_, number) => number % 2 === 1), random)
-  return shuffled(pairs, random).flatMap((pair, number) => {
-    const sides = turned[number] ? [...pair.videos].reverse() : pair.videos
+  return shuffled(pairs, random).flatMap((pair) => {
+    const sides = random() < 0.5 ? pair.videos : [...pair.videos].reverse()
     return pair.questions.map((question) => ({ pair, sides, question }))
   })
 }
@@ -82,8 +81,8 @@ function show() {
   $('progress').value = given
   const order = [...new Set(steps.map((each) => each.pair))]
   const place = step.pair.questions.indexOf(step.question) + 1
-  const which = step.pair.questions.length > 1 ? ` · question ${place} of ${step.pair.questions.length}` : ''
-  $('where').textContent = `Pair ${order.indexOf(step.pair) + 1} of ${pairs.length}${which}`
+  const which = step.pair.questions.length > 1 ? ` · question ${place}/${step.pair.questions.length}` : ''
+  $('where').textContent = `Pair ${order.indexOf(step.pair) + 1}/${pairs.length}${which}`
   $('ask').textContent = questions[step.question]
   for (const button of $('answers').children) {
     const choice = choices(step)[button.dataset.answer]
@@ -185,7 +184,7 @@ function save() {
   }
   const link = document.createElement('a')
   link.href = URL.createObjectURL(new Blob([JSON.stringify(content, null, 1) + '\n'], { type: 'application/json' }))
-  link.download = `votes-${page.slice(0, 6)}-${state.person.replace(/[^\p{L}\p{N}]+/gu, '-').toLowerCase()}.json`
+  link.download = `votes-${page.slice(0, 6)}-${(state.person.match(/[\p{L}\p{N}]+/gu) ?? ['']).join('-').toLowerCase()}.json`
   link.click()
   setTimeout(() => URL.revokeObjectURL(link.href), 60_000)
   $('saved').textContent = `${plural(votes.length, 'answer')} saved as ${link.download}, in your browser's folder of downloads.`

@@ -69,9 +69,10 @@ def find_pairs(a: Path, b: Path, asked: dict[str, str] | None = None) -> list[Pa
 
 
 def read_prompts(path: Path) -> dict[str, str]:
-    """Prompts by the names of their videos: a JSON object of such, a JSON list, or a text with one a line.
+    """Prompts by the names of their videos, of the files that `sample` takes; else a prompt is its own name.
 
-    Where the file gives no names, a prompt is its own.
+    They are a text with one a line, or JSON: an object of prompts by name, or a list (.jsonl: lines) of
+    prompts or of objects that have one.
 
     Raises:
         ValueError: it cannot be read, or holds no prompts.
@@ -81,11 +82,16 @@ def read_prompts(path: Path) -> dict[str, str]:
     try:
         if len(content) > MOST:
             raise ValueError
-        text = content.decode("utf-8-sig")
-        is_json = Path(path).suffix.lower() == ".json"
-        rows = json.loads(text) if is_json else list(filter(None, map(str.strip, text.splitlines())))
-        asked = rows if isinstance(rows, dict) else dict(zip(rows, rows, strict=True))
-    except (ValueError, TypeError, RecursionError) as error:
+        text, suffix = content.decode("utf-8-sig"), Path(path).suffix.lower()
+        lines = [line.strip() for line in text.split("\n") if line.strip()]
+        rows = json.loads(text) if suffix == ".json" else lines
+        if suffix in (".jsonl", ".ndjson"):
+            rows = [json.loads(line) for line in lines]
+        if isinstance(rows, list):
+            prompts = [row["prompt"] if isinstance(row, dict) else row for row in rows]
+            rows = dict(zip(prompts, prompts, strict=True))
+        asked = dict(rows)
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise ValueError(f"{shown(path)} is no file of prompts that can be read; {FORMS}.") from error
     if not asked or not all(isinstance(text, str) and text for text in asked.values()):
         raise ValueError(f"{shown(path)} holds no prompts; {FORMS}.")
@@ -94,9 +100,8 @@ def read_prompts(path: Path) -> dict[str, str]:
 
 def _with_prompt(video: Video, asked: dict[str, str]) -> Video:
     """A video that does not say its prompt gets that of its name, with or without the number behind it."""
-    if video.prompt is not None:
-        return video
-    return replace(video, prompt=asked.get(video.name) or asked.get(NUMBER.sub("", video.name)))
+    named = asked.get(video.name) or asked.get(NUMBER.sub("", video.name))
+    return replace(video, prompt=video.prompt or named)  # of a picture alone the prompt is empty
 
 
 def _by_name(ours: Iterable[Video], theirs: Iterable[Video]) -> list[Pair]:
