@@ -154,7 +154,7 @@ def test_votes_of_several_people_are_merged(counted):
     row = next(line for line in text.splitlines() if line.startswith("| overall"))
     by_hand = "| overall | 6 | 3 | 2 | 4 / 1 / 1 | 66.7 [50.0, 100.0] | 16.7 [0.0, 50.0] | 16.7 [0.0, 50.0] |"
     assert row == f"{by_hand} 50.0 [0.0, 100.0] | 33 |"
-    assert "ours against the\\|irs" in text and "Below 20 pairs" in text
+    assert "ours against the\\|irs" in text and "with 95 % intervals" in text and "Below 20 pairs" in text
     assert "Of 5 votes for one of two videos, 1 were for the left one" in text
     merged = json.loads((counted.folder / "all.json").read_text())
     assert merged["figures"]["overall"]["counts"] == [4, 1, 1] and merged["left"] == {"chosen": 1, "of": 5}

@@ -143,7 +143,7 @@ def test_what_differs_in_a_pair_is_said_before(blind):
     write_frames(clip(1, frames=8), blind.folder / "ours/clip1.mp4", 8)
     write_frames(clip(1, frames=8), blind.folder / "ours/clip2.mp4", 16)
     text = blind("ours", "theirs", "--out", "page")
-    assert "size in 1, in length in 1, in frame rate in 1 pairs: both are shown equally large" in text
+    assert "differ: 1 in size, 1 in length, 1 in frame rate; both are shown equally large" in text
     told = {tuple(row["differ"]): row["ratio"] for row in data(blind.folder / "page")["pairs"]}
     assert told == {
         ("size",): pytest.approx((1.5 * 1) ** 0.5), ("length",): 1.5, ("frame rate",): 1.5

@@ -88,7 +88,7 @@ def _make(options: argparse.Namespace) -> str:
     questions = choose_questions(pairs, options.questions)
     names = tuple(options.names or (folder.resolve().name for folder in (options.a, options.b)))
     made = make_page(pairs, names, options.out, questions, seed, options.fps)
-    differing = [f"{kind} in {number}" for kind, number in made.differing.items() if number]
+    differing = [f"{number} in {kind}" for kind, number in made.differing.items() if number]
     number = f"{len(pairs)} pair{'s' * (len(pairs) != 1)}"
     lines = [
         f"{made.page}: {number}, asked for {', '.join(questions)}; hand out its folder",
@@ -96,8 +96,8 @@ def _make(options: argparse.Namespace) -> str:
     ]
     if differing:
         lines.append(
-            f"the two videos of a pair differ in {', in '.join(differing)} pairs: both are shown equally "
-            "large, each at its own rate, and the shorter one waits for the longer; the page says so"
+            f"pairs whose videos differ: {', '.join(differing)}; both are shown equally large, each at its "
+            "own rate, and the shorter one waits for the longer, as the page says before"
         )
     return "\n".join(lines)
 

@@ -11,7 +11,7 @@ from .votes import Vote
 
 HEAD = "| {} | votes | pairs | people | G / S / B | better | same | worse | (G-B)/(G+S+B) | agreement |"
 NOTE = (
-    "In percent with {:.0%} intervals: of shares Wilson's where every pair has one vote, else, and of the "
+    "In percent with {:.0f} % intervals: of shares Wilson's where every pair has one vote, else, and of the "
     "rate, by pairs drawn anew with all their votes; they are about other prompts before the same people. "
     "Agreement: of two people on one pair. Of {} votes for one of two videos, {} were for the left one."
 )
@@ -26,7 +26,7 @@ def table(key: Key, votes: Sequence[Vote], figures: Mapping[str, Figures]) -> st
     rows += [_row(question, found) for question, found in figures.items()]
     left, decided = left_share(votes)
     few = FEW if min(found.pairs for found in figures.values()) < ENOUGH else ""
-    return "\n".join([*rows, "", NOTE.format(CONFIDENCE, decided, left) + few])
+    return "\n".join([*rows, "", NOTE.format(100 * CONFIDENCE, decided, left) + few])
 
 
 def _row(question: str, found: Figures) -> str:
