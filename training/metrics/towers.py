@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 
 import numpy as np
 import torch
@@ -62,12 +63,16 @@ def own_towers(model: UniVid) -> Towers:
 
 
 def open_clip_towers(name: str, weights: Path, device: torch.device | str = "cpu") -> Towers:
-    """An open_clip model with weights from a file. Frames are resized and cropped as that model has it.
+    """An open_clip model with weights from a file: .safetensors, or PyTorch's without code in it.
+
+    Frames are resized and cropped as that model has it. OpenAI's weights belong to the names that end in
+    "-quickgelu", which no weight tells.
 
     Raises:
         ValueError: an unknown model, or a file that does not hold its weights.
     """
     import open_clip
+    from safetensors import SafetensorError
 
     if name not in open_clip.list_models():
         raise ValueError(f"expected an open_clip model such as ViT-B-32, got {shown(name)}; see its list.")
@@ -75,7 +80,10 @@ def open_clip_towers(name: str, weights: Path, device: torch.device | str = "cpu
         raise ValueError(f"expected the weights of {name} in a file, got {shown(weights)}, which is none.")
     try:
         model, _, resize = open_clip.create_model_and_transforms(name, str(weights), device=device)
-    except (RuntimeError, KeyError, OSError, ValueError, AttributeError, TypeError) as error:
+    except (
+        SafetensorError, UnpicklingError, RuntimeError, LookupError, EOFError, OSError, ValueError, AttributeError,
+        TypeError,
+    ) as error:  # fmt: skip
         raise ValueError(
             f"{shown(weights)} does not hold the weights of {name} ({shown(str(error), 80)}); give the file "
             "that belongs to it."
