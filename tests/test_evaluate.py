@@ -10,7 +10,17 @@ from scipy.stats import binomtest
 
 from training.tiny import evaluate as module
 from training.tiny import shapes, table
-from training.tiny.evaluate import CONTENT, PROTOCOL, ROWS, T2V, conditions, evaluate, make_clips
+from training.tiny.evaluate import (
+    CONTENT,
+    PROTOCOL,
+    ROWS,
+    T2V,
+    Condition,
+    conditions,
+    evaluate,
+    make_clips,
+    marks,
+)  # fmt: skip
 from training.tiny.machine import Machine, forget_models
 from training.tiny.scorer import agreement, read
 from univid import generate, load
@@ -179,6 +189,32 @@ def test_change_is_the_largest_of_a_clip():
     assert read(clip).change == pytest.approx(50) and read(clip[:1]).change == 0
 
 
+def test_flicker_is_of_all_patches_and_for_clips_of_three_frames():
+    clip = np.zeros((4, 32, 32, 3), np.uint8)
+    clip[1::2, :16] = 100  # half the patches by 100
+    assert read(clip).patch_flicker == pytest.approx(50)
+    short = read(clip[:2])
+    assert np.isnan(short.patch_flicker) and "flicker" not in marks(Condition(None, None, None), short)
+    drawn = module.drawn_flicker(ROWS[T2V], 6, PROFILE)
+    clips = perfect(None, ROWS[T2V], conditions(ROWS[T2V], range(6), PROFILE), ROWS[T2V].seed)
+    by_hand = [read(clip).patch_flicker for clip in clips]
+    assert drawn == pytest.approx(np.median(by_hand)) and 0.1 < drawn < 1.5
+
+
+def test_the_table_leaves_out_what_was_not_measured(full_size, tmp_path, monkeypatch):
+    """Evaluations of earlier versions have no flicker."""
+    result, whole = run(full_size, tmp_path, monkeypatch, perfect, clips=2)
+    assert f"drawn have {result['drawn_flicker']:.2f}." in whole
+    assert result["rows"]["control: untrained U-Net"]["figures"]["flicker"]["value"] > 5
+    del result["drawn_flicker"]
+    for row in result["rows"].values():
+        del row["figures"]["flicker"]
+    older = table.markdown(result)
+    assert "flicker" in whole and "flicker" not in older.lower()
+    seen = next(line for line in older.splitlines() if line.startswith("| T2V, seen |"))
+    assert seen.count("|") == 2 + 7 and older.count("motion of the text") == whole.count("motion of the text")
+
+
 def test_median_covers_the_truth():
     rng = np.random.default_rng(0)
     figures = [table.median(rng.exponential(1, 100)) for _ in range(400)]
@@ -244,7 +280,7 @@ def test_random_weights_end_to_end(small_checkpoint, tmp_path):
     assert result["ablation"]["full"] == short | {f"{name}_32": figure for name, figure in long.items()}
     for row in result["rows"].values():
         for name, figure in row["figures"].items():
-            most = 255 if name == "change" else 1
+            most = 255 if name in table.LEVELS else 1
             assert 0 <= figure["low"] <= figure["value"] <= figure["high"] <= most
     assert missed(result) and "Missed" in readme
     half, caption = run(small_checkpoint, tmp_path, clips=1, machine=Machine(dtype="bf16"))

@@ -8,6 +8,7 @@ from pickle import UnpicklingError
 import numpy as np
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from torch import Tensor
 
 from univid.encoders import preprocess
@@ -17,6 +18,10 @@ from univid.model import UniVid
 from univid.video import from_uint8
 
 CHUNK = 32  # pictures at a time
+UNREADABLE = (  # what open_clip, PyTorch and safetensors raise of a file that is another one
+    SafetensorError, UnpicklingError, RuntimeError, LookupError, EOFError, OSError, ValueError,
+    AttributeError, TypeError,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -72,7 +77,6 @@ def open_clip_towers(name: str, weights: Path, device: torch.device | str = "cpu
         ValueError: an unknown model, or a file that does not hold its weights.
     """
     import open_clip
-    from safetensors import SafetensorError
 
     if name not in open_clip.list_models():
         raise ValueError(f"expected an open_clip model such as ViT-B-32, got {shown(name)}; see its list.")
@@ -80,10 +84,7 @@ def open_clip_towers(name: str, weights: Path, device: torch.device | str = "cpu
         raise ValueError(f"expected the weights of {name} in a file, got {shown(weights)}, which is none.")
     try:
         model, _, resize = open_clip.create_model_and_transforms(name, str(weights), device=device)
-    except (
-        SafetensorError, UnpicklingError, RuntimeError, LookupError, EOFError, OSError, ValueError, AttributeError,
-        TypeError,
-    ) as error:  # fmt: skip
+    except UNREADABLE as error:
         raise ValueError(
             f"{shown(weights)} does not hold the weights of {name} ({shown(str(error), 80)}); give the file "
             "that belongs to it."

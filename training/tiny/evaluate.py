@@ -33,6 +33,7 @@ CONTENT = ("color", "shape", "background")  # what a picture can show
 NEAR = 0.08  # sides, between the picture's position and a clip's nearest frame
 SLACK = 0.05  # how far steering may go back on its way
 CALM = 1.5  # times the change between neighbours that clips of the profile's length have: the most elsewhere
+KINDS = {"steadiness": table.mean, "change": table.median, "flicker": table.median}
 T2V, T2V_LONG = "T2V, seen", f"T2V, {table.LONG} frames"
 
 
@@ -124,6 +125,16 @@ def read_clips(model: UniVid, row: Row, indices: range) -> list[Reading]:
     return [read(clip) for clip in make_clips(model, row, asked, row.seed + indices[0])]
 
 
+def drawn_flicker(row: Row, clips: int, profile: SamplingProfile) -> float | None:
+    """The median flicker of the clips that a perfect generator would make for a row of texts."""
+    found = []
+    for index, asked in enumerate(conditions(row, range(clips), profile)):
+        rng = np.random.default_rng([row.seed, index])
+        found.append(read(shapes.draw(asked.text, rng, profile.frames, profile.height)).patch_flicker)
+    value = float(np.median(found))
+    return value if np.isfinite(value) else None
+
+
 def marks(asked: Condition, reading: Reading) -> dict[str, float]:
     """What is right about one clip; a clip in which nothing was found is wrong everywhere.
 
@@ -137,6 +148,8 @@ def marks(asked: Condition, reading: Reading) -> dict[str, float]:
         "steadiness": reading.steadiness,
         "change": reading.change,
     }
+    if np.isfinite(reading.patch_flicker):
+        found["flicker"] = reading.patch_flicker
     for name, scene in (("text", asked.text), ("picture", asked.shown)):
         if scene is not None:
             right = agreement(reading, scene)
@@ -151,10 +164,9 @@ def marks(asked: Condition, reading: Reading) -> dict[str, float]:
 
 
 def score(asked: Sequence[Condition], readings: Sequence[Reading]) -> dict[str, dict[str, float]]:
-    """Value and 95 % interval of every mark over the clips of a row: shares, a mean, a median."""
+    """Value and 95 % interval of every mark over the clips of a row: shares, but for those of KINDS."""
     rows = [marks(one, reading) for one, reading in zip(asked, readings, strict=True)]
-    kinds = {"steadiness": table.mean, "change": table.median}
-    return {name: kinds.get(name, table.share)([row[name] for row in rows]) for name in rows[0]}
+    return {name: KINDS.get(name, table.share)([row[name] for row in rows]) for name in rows[0]}
 
 
 def evaluate(
@@ -218,6 +230,7 @@ def evaluate(
         "near": NEAR,
         "info": model.info,
         "checks": checks(rows),
+        "drawn_flicker": drawn_flicker(ROWS[T2V], clips, profile),
         "ablation": dict(zip(ablation, scores, strict=True)),
         "rows": rows,
     }

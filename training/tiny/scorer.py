@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from training.metrics.frames import flicker
+
 from .shapes import AREA, DIRECTIONS, GREYS, HUES, SHAPES, Scene, coverage
 
 PEAK_CHROMA = 0.25  # a frame shows something where max - min over RGB reaches this (0.855 in true clips)
@@ -33,6 +35,7 @@ class Reading:
         line in time, `[t-1]`.
     jitter: mean distance of the centre from that line. flicker: mean change of the colour (RGB, 0..1).
     change: the largest mean absolute difference of two neighbouring frames, in levels of 0..255.
+    patch_flicker: `training.metrics.frames.flicker`, likewise; nan of fewer than three frames.
     positions: centres (x, y) `[t 2]`, nan where a frame shows nothing.
     radii: of a circle of equal area `[t]`, nan where a frame shows nothing.
     """
@@ -47,6 +50,7 @@ class Reading:
     jitter: float
     flicker: float
     change: float
+    patch_flicker: float
     positions: np.ndarray
     radii: np.ndarray
 
@@ -74,9 +78,12 @@ def read(video: np.ndarray) -> Reading:
     positions = np.where(seen[:, None], positions, np.nan)
     radii = np.where(seen, np.sqrt(areas / np.pi), np.nan)
     change = float(255 * np.abs(np.diff(pixels, axis=0)).mean((1, 2, 3)).max(initial=0))
+    pulse = flicker(video) if len(video) > 2 else np.nan
     if seen.mean() < MIN_FRAMES:
         none = np.zeros(len(video) - 1, bool)
-        return Reading(False, None, None, None, None, False, none, np.nan, np.nan, change, positions, radii)
+        return Reading(
+            False, None, None, None, None, False, none, np.nan, np.nan, change, pulse, positions, radii
+        )
 
     center_line, radius_line = _line(positions, seen), _line(radii[:, None], seen)
     travel = center_line[-1] - center_line[0]
@@ -101,6 +108,7 @@ def read(video: np.ndarray) -> Reading:
         jitter=float(np.nanmean(off_center)),
         flicker=float(changes.mean()) if len(changes) else 0.0,
         change=change,
+        patch_flicker=pulse,
         positions=positions,
         radii=radii,
     )

@@ -24,14 +24,25 @@ COLUMNS = {
     "near": "position",
     "steadiness": "consistency",
     "change": CHANGE,
+    "flicker": "flicker",
     "customised": "motion of the one clip",
 }
+LEVELS = ("change", "flicker")  # columns in levels of 0 to 255; the others are in percent
 LONG = 32  # frames of the ablation's second half
 COLUMNS |= {f"{name}_{LONG}": f"{COLUMNS[name]}, {LONG} frames" for name in ("steadiness", "text_motion")}
 TABLES = {  # group: (what the rows are, columns)
     "t2v": (
         "text to video",
-        ("text_color", "text_shape", "text_background", "text_motion", "text_all", "steadiness", "change"),
+        (
+            "text_color",
+            "text_shape",
+            "text_background",
+            "text_motion",
+            "text_all",
+            "steadiness",
+            "change",
+            "flicker",
+        ),
     ),
     "picture": (
         "with a picture",
@@ -45,10 +56,14 @@ TABLES = {  # group: (what the rows are, columns)
             "near",
             "steadiness",
             "change",
+            "flicker",
         ),
     ),
     "steering": ("text and picture in conflict", ("text_content", "picture_content", "text_motion", "moves")),
-    "lengths": ("clips of other lengths", ("steadiness", "text_motion", "moves", "change")),
+    "lengths": (
+        "clips of other lengths",
+        ("steadiness", "text_motion", "moves", "change", "flicker"),
+    ),
     "ablation": (
         "one equal, shorter budget",
         ("steadiness", "text_motion", f"steadiness_{LONG}", f"text_motion_{LONG}"),
@@ -59,6 +74,8 @@ A clip in which the scorer finds nothing counts as wrong. Position: in some fram
 picture's. Agrees: colour, shape and background at once. Consistency: share of neighbouring frames that agree
 in colour and shape and lie on one steady track. Change between neighbours: the mean absolute difference of
 two neighbouring frames where it is largest in a clip, in levels of 0 to 255, the median over clips."""
+FLICKER = """Flicker: how far patches, an eighth of the side each, are from the middle of the frames before
+and after, in levels, the median over clips; clips as they are drawn have {drawn_flicker:.2f}."""
 
 
 def share(hits: Sequence[bool]) -> dict[str, float]:
@@ -95,8 +112,11 @@ def markdown(result: Mapping) -> str:
     for name, row in result["rows"].items():
         groups[row["group"]][name] = row["figures"]
     groups["ablation"] = result["ablation"]
+    legend = LEGEND.format(**result)
+    if result.get("drawn_flicker") is not None:  # evaluations of earlier versions lack it
+        legend += f"\n{FLICKER.format(**result)}"
     parts = [
-        f"`{result['checkpoint']}`: {result['settings']}. {LEGEND.format(**result)}",
+        f"`{result['checkpoint']}`: {result['settings']}. {legend}",
         goals(result["checks"]),
     ]
     parts += [grid(*TABLES[group], rows) for group, rows in groups.items() if rows]
@@ -135,13 +155,18 @@ def replace_between(text: str, content: str) -> str:
 
 
 def grid(title: str, columns: Sequence[str], rows: Mapping[str, Mapping]) -> str:
-    """One table of figures, in percent, a row for each name; title: what the rows are."""
+    """One table of figures, a row for each name, without empty columns; title: what the rows are."""
+    columns = [column for column in columns if any(column in figures for figures in rows.values())]
     lines = [[title, *(COLUMNS[column] for column in columns)], ["---"] + ["---:"] * len(columns)]
     lines += [
-        [name, *(_cell(figures.get(column), 1 if column == "change" else 100) for column in columns)]
+        [name, *(_cell(figures.get(column), _factor(column)) for column in columns)]
         for name, figures in rows.items()
     ]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _factor(column: str) -> int:
+    return 1 if column in LEVELS else 100
 
 
 def _cell(figure: Mapping[str, float] | None, factor: float) -> str:
