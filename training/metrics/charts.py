@@ -87,3 +87,30 @@ def _reach(figure: Mapping) -> tuple[float, float]:
 def _save(figure, path: Path) -> None:
     with new_file(path) as temporary:
         figure.savefig(temporary, dpi=130, format="png")
+
+
+def progress(figures: Mapping[str, Sequence[Mapping]], path: Path) -> None:
+    """Draw what `progress.judge` gives: a panel for each metric, over the steps."""
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    from .progress import TITLES
+
+    states = [(point["state"], point["step"]) for point in next(iter(figures.values()))]
+    stepped = all(step is not None for _, step in states)
+    x = [step if stepped else place for place, (_, step) in enumerate(states, start=1)]
+    with rc_context(STYLE):
+        figure = Figure(figsize=(7, 0.7 + 2.1 * len(figures)), layout="constrained")
+        panels = figure.subplots(len(figures), 1, squeeze=False, sharex=True)[:, 0]
+        for panel, (name, points) in zip(panels, figures.items(), strict=True):
+            reach = np.transpose([_reach(point) for point in points])
+            values = [point["value"] for point in points]
+            panel.errorbar(x, values, yerr=reach, color=ACCENT, ecolor=FAINT, elinewidth=0.8, marker="o")
+            panel.set_title(TITLES.get(name, name), loc="left", fontsize=10)
+        if stepped:
+            panels[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
+            panels[-1].set_xlabel("training step")
+        else:
+            panels[-1].set_xticks(x, [shown(name, 24) for name, _ in states])
+        _save(figure, path)

@@ -4,10 +4,10 @@ import argparse
 from collections.abc import Callable
 from types import ModuleType
 
-from . import sample, score, vbench_scores
+from . import own, sample, score, vbench_scores
 from .blind import commands as blind
 
-PARTS: tuple[ModuleType, ...] = (sample, score, vbench_scores, blind)
+PARTS: tuple[ModuleType, ...] = (sample, score, vbench_scores, own, blind)
 """Modules with `add(commands)`, which adds parsers, and COMMANDS, what each command calls for its report."""
 
 COMMANDS: dict[str, Callable[[argparse.Namespace], str]] = {
