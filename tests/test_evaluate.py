@@ -192,12 +192,12 @@ def test_change_is_the_largest_of_a_clip():
 def test_flicker_is_of_all_patches_and_for_clips_of_three_frames():
     clip = np.zeros((4, 32, 32, 3), np.uint8)
     clip[1::2, :16] = 100  # half the patches by 100
-    assert read(clip).patch_flicker == pytest.approx(50)
+    assert read(clip).flicker == pytest.approx(50)
     short = read(clip[:2])
-    assert np.isnan(short.patch_flicker) and "flicker" not in marks(Condition(None, None, None), short)
+    assert np.isnan(short.flicker) and "flicker" not in marks(Condition(None, None, None), short)
     drawn = module.drawn_flicker(ROWS[T2V], 6, PROFILE)
     clips = perfect(None, ROWS[T2V], conditions(ROWS[T2V], range(6), PROFILE), ROWS[T2V].seed)
-    by_hand = [read(clip).patch_flicker for clip in clips]
+    by_hand = [read(clip).flicker for clip in clips]
     assert drawn == pytest.approx(np.median(by_hand)) and 0.1 < drawn < 1.5
 
 

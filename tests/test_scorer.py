@@ -77,9 +77,9 @@ def test_changing_colour_and_shape_are_not_steady():
     blue = render(Scene("blue", "circle", "moves right", "black"), poses, 64)
     square = render(Scene("red", "square", "moves right", "black"), poses, 64)
     even = np.arange(12)[:, None, None, None] % 2 == 0
-    assert read(red).steadiness == 1 and read(red).flicker < 0.01
+    assert read(red).steadiness == 1 and read(red).flicker < 1
     assert read(np.where(even, red, blue)).steadiness == 0
-    assert read(np.where(even, red, blue)).flicker > 1
+    assert read(np.where(even, red, blue)).flicker > 10
     assert read(np.where(even, red, square)).steadiness == 0
 
 

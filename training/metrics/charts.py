@@ -26,6 +26,7 @@ STYLE = {
 }
 PLATE = {"facecolor": PAPER, "edgecolor": "none", "pad": 1, "alpha": 0.8}  # behind words on lines
 MOST_ROWS = 3  # of example frames
+MOST_TICKS = 8  # states that are named one by one
 
 
 def tradeoff(found: Mapping, examples: Sequence[Sequence[np.ndarray]], title: str, path: Path) -> None:
@@ -93,7 +94,7 @@ def progress(figures: Mapping[str, Sequence[Mapping]], path: Path) -> None:
     """Draw what `progress.judge` gives: a panel for each metric, over the steps."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
+    from matplotlib.ticker import FixedLocator, MaxNLocator
 
     from .progress import TITLES
 
@@ -109,7 +110,8 @@ def progress(figures: Mapping[str, Sequence[Mapping]], path: Path) -> None:
             panel.errorbar(x, values, yerr=reach, color=ACCENT, ecolor=FAINT, elinewidth=0.8, marker="o")
             panel.set_title(TITLES.get(name, name), loc="left", fontsize=10)
         if stepped:
-            panels[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
+            few = len(x) <= MOST_TICKS
+            panels[-1].xaxis.set_major_locator(FixedLocator(x) if few else MaxNLocator(integer=True))
             panels[-1].set_xlabel("training step")
         else:
             panels[-1].set_xticks(x, [shown(name, 24) for name, _ in states])

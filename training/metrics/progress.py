@@ -63,6 +63,11 @@ class Judged:
             raise ValueError(f"name at least one metric: {', '.join(OWN)}, or those of `score`.")
         if CAPTIONS in self.metrics and self.videos is None:
             raise ValueError("captions are picked for videos that have some; name their folder by --videos.")
+        from .registry import METRICS as SCORED
+
+        if unknown := [name for name in self.metrics if name not in (*OWN, *SCORED)]:
+            known = ", ".join(dict.fromkeys((*OWN, *SCORED)))
+            raise ValueError(f"the metrics are {known}; got {shown(', '.join(unknown))}.")
 
 
 def judge(states: Sequence[State], how: Judged) -> dict:

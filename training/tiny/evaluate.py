@@ -130,7 +130,7 @@ def drawn_flicker(row: Row, clips: int, profile: SamplingProfile) -> float | Non
     found = []
     for index, asked in enumerate(conditions(row, range(clips), profile)):
         rng = np.random.default_rng([row.seed, index])
-        found.append(read(shapes.draw(asked.text, rng, profile.frames, profile.height)).patch_flicker)
+        found.append(read(shapes.draw(asked.text, rng, profile.frames, profile.height)).flicker)
     value = float(np.median(found))
     return value if np.isfinite(value) else None
 
@@ -148,8 +148,8 @@ def marks(asked: Condition, reading: Reading) -> dict[str, float]:
         "steadiness": reading.steadiness,
         "change": reading.change,
     }
-    if np.isfinite(reading.patch_flicker):
-        found["flicker"] = reading.patch_flicker
+    if np.isfinite(reading.flicker):
+        found["flicker"] = reading.flicker
     for name, scene in (("text", asked.text), ("picture", asked.shown)):
         if scene is not None:
             right = agreement(reading, scene)

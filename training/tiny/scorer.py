@@ -33,9 +33,9 @@ class Reading:
     moves: whether the shape travels or changes size at all, in whatever direction.
     pairs: of neighbouring frames whether colour and shape agree and centre and radius lie on one straight
         line in time, `[t-1]`.
-    jitter: mean distance of the centre from that line. flicker: mean change of the colour (RGB, 0..1).
+    jitter: mean distance of the centre from that line.
     change: the largest mean absolute difference of two neighbouring frames, in levels of 0..255.
-    patch_flicker: `training.metrics.frames.flicker`, likewise; nan of fewer than three frames.
+    flicker: that of `training.metrics.frames`, likewise; nan of fewer than three frames.
     positions: centres (x, y) `[t 2]`, nan where a frame shows nothing.
     radii: of a circle of equal area `[t]`, nan where a frame shows nothing.
     """
@@ -50,7 +50,6 @@ class Reading:
     jitter: float
     flicker: float
     change: float
-    patch_flicker: float
     positions: np.ndarray
     radii: np.ndarray
 
@@ -81,9 +80,7 @@ def read(video: np.ndarray) -> Reading:
     pulse = flicker(video) if len(video) > 2 else np.nan
     if seen.mean() < MIN_FRAMES:
         none = np.zeros(len(video) - 1, bool)
-        return Reading(
-            False, None, None, None, None, False, none, np.nan, np.nan, change, pulse, positions, radii
-        )
+        return Reading(False, None, None, None, None, False, none, np.nan, pulse, change, positions, radii)
 
     center_line, radius_line = _line(positions, seen), _line(radii[:, None], seen)
     travel = center_line[-1] - center_line[0]
@@ -95,7 +92,6 @@ def read(video: np.ndarray) -> Reading:
     steady = seen & (off_center < MAX_JITTER) & (off_radius < MAX_PULSE)
     same = [words[k] == words[k + 1] for k in range(len(words) - 1)]
     pairs = steady[:-1] & steady[1:] & np.array(same, bool)
-    changes = np.linalg.norm(np.diff(colors[seen], axis=0), axis=1)
     return Reading(
         found=True,
         color=_color(colors[seen].mean(0)),
@@ -106,9 +102,8 @@ def read(video: np.ndarray) -> Reading:
         moves=bool(np.linalg.norm(travel) / TRAVEL >= STILL or abs(growth) / GROWTH >= STILL),
         pairs=pairs,
         jitter=float(np.nanmean(off_center)),
-        flicker=float(changes.mean()) if len(changes) else 0.0,
+        flicker=pulse,
         change=change,
-        patch_flicker=pulse,
         positions=positions,
         radii=radii,
     )
