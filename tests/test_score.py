@@ -189,7 +189,7 @@ def test_a_metric_without_weights_says_which_and_the_others_run(score, folders, 
     assert list(result["metrics"]) == ["is"]
     missing = result["missing"]["clip-fid"]
     assert "has no ViT-B-32.pt, or ViT-B-32.safetensors; get ViT-B-32.pt (sha256 40d365715913" in missing
-    assert "https://openaipublic" in missing and "fvd is not computed" in text
+    assert "https://openaipublic" in missing and "not computed: fvd" in text
     assert result["metrics"]["is"]["weights"]["sha256"] and "c3d_ucf101.pt" in text
     with pytest.raises(ValueError, match=r"none of the metrics can be computed; fvd: no --weights FOLDER"):
         score(folders / "made", *words, weights=None)

@@ -22,7 +22,7 @@ def _extractor(name: str, measure: Callable[[np.ndarray], float]) -> Extractor:
     def load(path: Path | None, device: torch.device) -> Features:
         return lambda frames: np.array([[measure(frames)]])
 
-    return Extractor(name, 1, "all frames at the video's own size", load)
+    return Extractor(name, 1, "at the video's own size", load)
 
 
 FRAME_METRICS = tuple(

@@ -38,13 +38,19 @@ def number(value: float) -> str:
 
 
 def _notes(result: dict):
-    protocol = result["protocol"]
+    protocol, made_of = result["protocol"], {}
     for figure in result["metrics"].values():
         against = f" against {figure['n_real']:,} real ones" if "n_real" in figure else ""
         weights = figure.get("weights")
         made_by = f"; {weights['file']} {short(weights['sha256'])}" if weights else ""
-        network = f"; {figure['network']}{made_by}, {figure['frames']}"
-        yield f"{figure['title']}: {figure['n']:,} videos{against}, {_frames(figure, protocol)}{network}."
+        network = (
+            f"; {figure['network']}{made_by}, {figure['frames']}" if weights else f"; {figure['frames']}"
+        )
+        of = f"{figure['n']:,} videos{against}, {_frames(figure, protocol)}{network}"
+        made_of.setdefault(of, []).append(figure["title"])
+    for of, titles in made_of.items():
+        yield f"{', '.join(titles)}: {of}."
+    for figure in result["metrics"].values():
         if floor := figure.get("floor"):
             yield f"{figure['title']} between two samples of {floor['n']:,} real videos: the floor."
         elif "floor" in figure:
@@ -61,8 +67,11 @@ def _notes(result: dict):
             f"In brackets: {result['intervals']['level']:.0%} intervals by bootstrap over videos, "
             f"{result['intervals']['resamples']} resamples."
         )
+    missing = {}
     for name, reason in result["missing"].items():
-        yield f"{name} is not computed: {shown(reason, 400)}"
+        missing.setdefault(reason.removeprefix(f"{name} "), []).append(name)
+    for reason, names in missing.items():
+        yield f"not computed: {', '.join(names)}: {shown(reason, 400)}"
 
 
 PARTS = {"lengths": " frames", "sizes": " pixels", "rates": " frames per second"}
