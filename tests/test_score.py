@@ -319,4 +319,4 @@ def test_frames_are_measured_without_weights(score, tmp_path):
         values = [measure(video.read()[0]) for video in find_videos(folder)]
         assert figure["value"] == pytest.approx(np.mean(values), rel=1e-6), name
         assert figure["low"] <= figure["value"] <= figure["high"] and figure["n"] == 5
-    assert "steadiness (higher is better)" in text and "all frames at the video's own size" in text
+    assert "steadiness (higher is better)" in text and "all frames; at the video's own size" in text
