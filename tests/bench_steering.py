@@ -2,10 +2,13 @@
 
     python -m tests.bench_steering --clips 16                             # all of it
     python -m tests.bench_steering --clips 16 --only motion --given picture
+    python -m tests.bench_steering --clips 16 --only start
 
-Motion: clips from text alone and from a picture alone, the same noise in every row. Reuse: 20 steps beside as
-many whole steps as cost the same. Costs: of a step that reuses, in shares of a whole one, by torch's counter
-of operations on the meta device; those of the full-size network are at 24 frames of 576 x 320.
+Motion: clips from text alone and from a picture alone, the same noise in every row. Start: clips three times
+as long as a window, with each window's noise its own or the same, and clips whose noise has the low frequencies
+of a run before. Reuse: 20 steps beside as many whole steps as cost the same. Costs: of a step that reuses, in
+shares of a whole one, by torch's counter of operations on the meta device; those of the full-size network are
+at 24 frames of 576 x 320.
 """
 
 import argparse
@@ -25,8 +28,10 @@ from univid import Sampling, generate, load
 from univid.conditioning import Conditioning
 from univid.config import UNetConfig
 from univid.model import UniVid
+from univid.noise import LowBand
+from univid.pipeline import Clip
 from univid.presets import PAPER, TINY
-from univid.steer import Dynamics, Reuse, Steering
+from univid.steer import Dynamics, FrameWindows, Reuse, Steering
 from univid.steer.reuse import Kept
 from univid.unet import UNet
 from univid.video import to_uint8
@@ -42,6 +47,20 @@ MOTION = {
     "temporal guidance 1": Steering(temporal_guidance=1.0),
     "temporal guidance 2": Steering(temporal_guidance=2.0),
     "sigma 1, temporal guidance 1": Steering(dynamics=Dynamics(1.0), temporal_guidance=1.0),
+}
+LONG, WINDOWS = 36, FrameWindows(12, 4)
+START = {  # by frames; FreeInit costs a whole run more for each
+    LONG: {
+        "as it is": Sampling(),
+        "windows of 12, stride 4": Sampling(steering=Steering(windows=WINDOWS)),
+        "the same with FreeNoise": Sampling(steering=Steering(windows=WINDOWS), free_noise=True),
+        "FreeInit, 2 runs": Sampling(low_band=LowBand(runs=2)),
+    },
+    12: {
+        "as it is": Sampling(),
+        "FreeInit, 2 runs": Sampling(low_band=LowBand(runs=2)),
+        "FreeInit, 3 runs": Sampling(low_band=LowBand(runs=3)),
+    },
 }
 REUSE = [(2, 1), (2, 2), (2, 4), (3, 2)]
 STEPS = 20
@@ -82,8 +101,10 @@ def cost(config: UNetConfig, size: Sequence[int]) -> Cost:
     return Cost(whole, reusing, flops(alone=True) / whole)
 
 
-def readings(model: UniVid, name: str, clips: int, sampling: Sampling) -> list[Reading]:
-    """Clips of a row of the evaluation's protocol, as the scorer reads them."""
+def readings(
+    model: UniVid, name: str, clips: int, sampling: Sampling, frames: int | None = None
+) -> list[Reading]:
+    """Clips of a row of the evaluation's protocol, or longer ones, as the scorer reads them."""
     row, found = ROWS[name], []
     for start in tqdm(range(0, clips, BATCH), desc=f"{name}, {sampling.steering}", leave=False):
         asked = conditions(row, range(start, min(clips, start + BATCH)), model.profile)
@@ -99,6 +120,7 @@ def readings(model: UniVid, name: str, clips: int, sampling: Sampling) -> list[R
             text_weight=row.weights[0],
             image_weight=row.weights[1],
             seed=row.seed + start,
+            clip=Clip(frames=frames),
             sampling=sampling,
         )
         found += [read(to_uint8(clip)) for clip in video.split(1)]
@@ -131,6 +153,13 @@ def motion(model: UniVid, clips: int, given: Sequence[str]) -> None:
         print(head(row))
         for name, steering in MOTION.items():
             print(line(name, readings(model, row, clips, Sampling(steering=steering))), flush=True)
+
+
+def start(model: UniVid, clips: int) -> None:
+    for frames, samplings in START.items():
+        print(head(f"{GIVEN['text']}, {frames} frames"))
+        for name, sampling in samplings.items():
+            print(line(name, readings(model, GIVEN["text"], clips, sampling, frames)), flush=True)
 
 
 def reuse(model: UniVid, clips: int) -> None:
@@ -169,13 +198,15 @@ def costs() -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--clips", type=int, default=16, metavar="N")
-    parser.add_argument("--only", choices=("motion", "reuse", "costs"))
+    parser.add_argument("--only", choices=("motion", "start", "reuse", "costs"))
     parser.add_argument("--given", choices=tuple(GIVEN), nargs="+", default=tuple(GIVEN), help="of motion")
     args = parser.parse_args()
     if args.only in (None, "costs"):
         costs()
     if args.only in (None, "motion"):
         motion(load(dtype=torch.float32), args.clips, args.given)
+    if args.only in (None, "start"):
+        start(load(dtype=torch.float32), args.clips)
     if args.only in (None, "reuse"):
         reuse(load(dtype=torch.float32), args.clips)
 
