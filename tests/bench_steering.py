@@ -5,8 +5,8 @@
     python -m tests.bench_steering --clips 16 --only start
 
 Motion: clips from text alone and from a picture alone, the same noise in every row. Start: clips three times
-as long as a window, with each window's noise its own or the same, and clips whose noise has the low frequencies
-of a run before. Reuse: 20 steps beside as many whole steps as cost the same. Costs: of a step that reuses, in
+as long as a window, with each window's noise its own or the same, and clips whose noise has the low bands
+of runs before. Reuse: 20 steps beside as many whole steps as cost the same. Costs: of a step that reuses, in
 shares of a whole one, by torch's counter of operations on the meta device; those of the full-size network are
 at 24 frames of 576 x 320.
 """
