@@ -29,7 +29,7 @@ class UniVidLivelierMotion(io.ComfyNode):
                     "0.3 = while the motion is decided, 1 = in every step.",
                 ),
                 io.Float.Input(
-                    "temporal_guidance", default=0.0, min=0.0, max=20.0, step=0.1, round=0.01,
+                    "temporal_guidance", default=1.0, min=0.0, max=20.0, step=0.1, round=0.01,
                     tooltip="How far guidance leads away from frames that know nothing of each other; 0 = "
                     "not at all; try 0.5 to 2. One more call of the model a step.",
                 ),
