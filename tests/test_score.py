@@ -8,6 +8,7 @@ import torch
 from metric_weights import FILES, batch, blobs, replace, unchecked, write_clips, write_networks
 from scipy.linalg import sqrtm, svdvals
 
+from training import distributed
 from training.__main__ import main
 from training.metrics import frames
 from training.metrics.fid import resize
@@ -320,3 +321,11 @@ def test_frames_are_measured_without_weights(score, tmp_path):
         assert figure["value"] == pytest.approx(np.mean(values), rel=1e-6), name
         assert figure["low"] <= figure["value"] <= figure["high"] and figure["n"] == 5
     assert "steadiness (higher is better)" in text and "all frames; at the video's own size" in text
+
+
+def test_one_process_scores(tmp_path, monkeypatch):
+    monkeypatch.setattr(distributed, "processes", lambda: 2)
+    with pytest.raises(
+        ValueError, match="score is the work of one process, got 2; start it without torchrun"
+    ):
+        main(["score", str(tmp_path), "--metrics", "all", "--out", str(tmp_path / "out.json")])

@@ -91,6 +91,11 @@ def main(argv: list[str] | None = None) -> None:
         elif options.command == "export":
             export(options)
         elif options.command in metrics.COMMANDS:
+            if options.command not in metrics.SHARED and distributed.processes() > 1:
+                raise ValueError(
+                    f"{options.command} is the work of one process, got {distributed.processes()}; start it "
+                    "without torchrun."
+                )
             options.device = str(device)  # of several processes each has its own
             said = metrics.COMMANDS[options.command](options)
             if distributed.rank() == 0:

@@ -14,6 +14,9 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], str]] = {
     name: call for part in PARTS for name, call in part.COMMANDS.items()
 }
 
+SHARED = frozenset({"sample"})
+"""Those whose work several processes share."""
+
 
 def add(commands: argparse._SubParsersAction) -> None:
     """Give the command line the commands of COMMANDS."""
