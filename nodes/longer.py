@@ -63,7 +63,7 @@ class UniVidFreeInit(io.ComfyNode):
             display_name="FreeInit",
             category="UniVid",
             description="The next run starts from noise that has the low frequencies of a clip that was made "
-            "before (FreeInit), or of a picture (FrameInit): steadier clips, for another run.",
+            "before (FreeInit), or of a picture (FrameInit). FreeInit costs another run.",
             search_aliases=["FrameInit", "noise init", "flicker", "temporal consistency"],
             inputs=[
                 io.Model.Input("model", tooltip="A UniVid model, the one of the run before."),
