@@ -286,3 +286,10 @@ def test_poor_copies_are_asked_for_when_data_is_prepared():
     found = cli.prepare_config(*cli.parse(asked))
     assert found.degradations == DegradationConfig("strong", noise=True, seed=3)
     assert cli.prepare_config(*cli.parse(words)).degradations is None
+
+
+def test_a_setting_is_found_by_its_earlier_name():
+    words = ["--data", "clips", "--options.validation", "3"]
+    for given in (words, ["--data", "clips", "--options.validation=3"]):
+        options, settings = cli.parse(["finetune", *given])
+        assert cli.recipe_of(options, settings).options.samples.validation == 3

@@ -14,7 +14,7 @@ from .lora import PARTS, LoraConfig
 from .metrics import commands as metrics
 from .plan import GPUS, Cluster
 from .prepare import PrepareConfig, WorkConfig
-from .settable import settable, settled
+from .settable import renamed, settable, settled
 from .tiny import commands as tiny
 
 DEFAULT_ROOT = cache_folder()
@@ -139,6 +139,7 @@ def recipe_of(options: argparse.Namespace, settings: list[str]) -> Recipe:
     else:
         recipe = RECIPES[options.recipe]()
     prog = f"python -m training {options.command} {recipe.name}"
+    settings = renamed(settings)
     default = settable(recipe, settings)
     chosen = tyro.cli(Recipe, default=default, args=settings, prog=prog, config=(tyro.conf.AvoidSubcommands,))
     return settled(chosen, recipe)

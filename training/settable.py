@@ -23,7 +23,18 @@ EMPTY = {  # parts that may be lacking; UniVG animates by these numbers
     BiasedNoiseProfile: BiasedNoiseProfile(600, 990),
     JoinedOptions: JoinedOptions("known"),
 }
+RENAMED = {"options.validation": "options.samples.validation"}  # settings by their earlier names
 MODAL = ("batch", "engine.micro_batch")  # mappings whose keys are modalities; 0 samples are none
+
+
+def renamed(words: list[str]) -> list[str]:
+    """The words with settings by the names that they have now."""
+    found = []
+    for word in words:
+        name, given, value = word.partition("=")
+        now = RENAMED.get(name.removeprefix("--").replace("_", "-")) if name.startswith("--") else None
+        found.append(f"--{now}{given}{value}" if now else word)
+    return found
 
 
 def settable(recipe: Recipe, words: list[str]) -> Recipe:
