@@ -75,6 +75,31 @@ def inference():
         yield
 
 
+@pytest.fixture(scope="module")
+def path(pack, tmp_path_factory):
+    """A checkpoint of random weights, see random_model.py, unless a file has one of its own."""
+    from host_tests.random_model import write
+
+    return write(tmp_path_factory.mktemp("checkpoint"))
+
+
+@pytest.fixture(scope="module")
+def model(path):
+    """The MODEL of `path`, in float32."""
+    from univid_pack.nodes.host.model import load_model
+
+    return load_model(path, "fp32")
+
+
+@pytest.fixture(scope="module")
+def library(path):
+    """What the library loads of `path`, in float32."""
+    import torch
+    from univid_pack.univid.checkpoints import load
+
+    return load(path, dtype=torch.float32)
+
+
 @pytest.fixture(scope="session")
 def server(tmp_path_factory):
     """A running server of this host with the pack in its custom_nodes; one for all tests."""

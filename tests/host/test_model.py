@@ -23,23 +23,11 @@ from host_tests.random_model import write
 pytestmark = pytest.mark.usefixtures("inference")
 
 
-@pytest.fixture(scope="module")
-def path(pack, tmp_path_factory):
-    return write(tmp_path_factory.mktemp("checkpoint"))
-
-
 @pytest.fixture
 def model(path):
     from univid_pack.nodes.host.model import load_model
 
     return load_model(path, "fp32")
-
-
-@pytest.fixture(scope="module")
-def library(path):
-    from univid_pack.univid.checkpoints import load
-
-    return load(path, dtype=torch.float32)
 
 
 @pytest.mark.parametrize("guidance", GUIDANCE)

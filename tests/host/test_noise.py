@@ -4,16 +4,10 @@ import pytest
 import torch
 from einops import rearrange
 from host_tests.both import LATENT, conditionings, difference, guider, randn, run
-from host_tests.random_model import write
 
 pytestmark = pytest.mark.usefixtures("inference")
 
 FRAMES, STEPS, SEED, FRESH = 5, 4, 7, 99  # both.run's seed is 7
-
-
-@pytest.fixture(scope="module")
-def path(pack, tmp_path_factory):
-    return write(tmp_path_factory.mktemp("checkpoint"))
 
 
 @pytest.fixture

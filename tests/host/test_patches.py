@@ -7,7 +7,6 @@ import logging
 import pytest
 import torch
 from host_tests.both import GUIDANCE, conditionings, difference, randn, run
-from host_tests.random_model import write
 
 pytestmark = pytest.mark.usefixtures("inference")
 
@@ -17,11 +16,6 @@ SCALES = {  # away from no condition; GUIDANCE has the numbers
     "joint": 3.0, "joint rescaled": 3.0, "separate": 5.0, "separate rescaled": 5.0, "nested": 2.0,
 }  # fmt: skip
 COMBINED = [name for name in GUIDANCE if name != "joint"]  # by UniVid, not by the host
-
-
-@pytest.fixture(scope="module")
-def path(pack, tmp_path_factory):
-    return write(tmp_path_factory.mktemp("checkpoint"))
 
 
 @pytest.fixture

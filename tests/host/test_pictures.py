@@ -3,29 +3,9 @@
 import pytest
 import torch
 from host_tests.both import FRAMES, IMAGE, conditionings, difference, expected, randn, run
-from host_tests.random_model import write
 
 pytestmark = pytest.mark.usefixtures("inference")
 OTHER = randn(1, 6, 20, seed=11)
-
-
-@pytest.fixture(scope="module")
-def path(pack, tmp_path_factory):
-    return write(tmp_path_factory.mktemp("checkpoint"))
-
-
-@pytest.fixture(scope="module")
-def model(path):
-    from univid_pack.nodes.host.model import load_model
-
-    return load_model(path, "fp32")
-
-
-@pytest.fixture(scope="module")
-def library(path):
-    from univid_pack.univid.checkpoints import load
-
-    return load(path, dtype=torch.float32)
 
 
 def added(conds, tokens=OTHER, share=1.0, region=None):

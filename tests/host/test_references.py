@@ -6,28 +6,8 @@ from functools import partial
 import pytest
 import torch
 from host_tests.both import FRAMES, difference, expected, run
-from host_tests.random_model import write
 
 pytestmark = pytest.mark.usefixtures("inference")
-
-
-@pytest.fixture(scope="module")
-def path(pack, tmp_path_factory):
-    return write(tmp_path_factory.mktemp("checkpoint"))
-
-
-@pytest.fixture(scope="module")
-def model(path):
-    from univid_pack.nodes.host.model import load_model
-
-    return load_model(path, "fp32")
-
-
-@pytest.fixture(scope="module")
-def library(path):
-    from univid_pack.univid.checkpoints import load
-
-    return load(path, dtype=torch.float32)
 
 
 def with_options(model, *levels):
