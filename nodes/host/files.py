@@ -11,7 +11,8 @@ from ...univid.checkpoints import native
 FOLDERS = ("univid", "checkpoints", "diffusion_models")
 # What is inside shows by the first bytes; PyTorch's own files are read as plain weights, never run.
 SUFFIXES = (".safetensors", ".ckpt", ".pth", ".pt", ".bin")
-SAMPLES = ("sample.png", "sample_last.png", "sample.mp4")  # in the host's input folder: univid_sample.png
+# In the host's input folder: univid_sample.png and so on.
+SAMPLES = ("sample.png", "sample_last.png", "sample_second.png", "sample.mp4")
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +56,7 @@ def fingerprint(name: str) -> tuple:
 
 
 def provide_samples() -> None:
-    """Put the picture and the video of the example workflows into the host's input folder, if not there."""
+    """Put the pictures and the video of the example workflows into the host's input folder, if not there."""
     folder = Path(folder_paths.get_input_directory())
     for name in SAMPLES:
         target = folder / f"univid_{name}"

@@ -29,7 +29,7 @@ IN_README = {  # (workflow, look)
     ("modality_sweep", "classic"),
 }
 CANVAS = (64, 108, 1564, 928)  # of a picture of the window, without what lies around the graph
-SIDE = 192  # pixels of a frame in a thumbnail
+SIDE = 192  # pixels of a square frame in a thumbnail
 
 
 def main(names: list[str], export_alone: bool) -> None:
@@ -86,15 +86,18 @@ def canvas(shot) -> Image.Image:
 
 
 def frames_of(file: Path) -> Image.Image:
-    """Four frames of a video in a square; or a picture."""
+    """Four frames of a video, tall ones in a row, others two by two; or a picture."""
     if file.suffix != ".mp4":
         return Image.open(file).convert("RGB")
     with av.open(str(file)) as video:
         frames = [frame.to_image() for frame in video.decode(video=0)]
-    page = Image.new("RGB", (2 * SIDE, 2 * SIDE))
+    columns = 4 if frames[0].height > frames[0].width else 2
+    width = 2 * SIDE // columns
+    height = width * frames[0].height // frames[0].width
+    page = Image.new("RGB", (2 * SIDE, 4 // columns * height))
     for i in range(4):
-        frame = frames[i * (len(frames) - 1) // 3].resize((SIDE, SIDE), Image.Resampling.BICUBIC)
-        page.paste(frame, (SIDE * (i % 2), SIDE * (i // 2)))
+        frame = frames[i * (len(frames) - 1) // 3].resize((width, height), Image.Resampling.BICUBIC)
+        page.paste(frame, (width * (i % columns), height * (i // columns)))
     return page
 
 

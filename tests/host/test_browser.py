@@ -27,7 +27,7 @@ def seen(request, browser, known, host):
         {
             "do": "workflow",
             "file": str(WORKFLOWS / f"{name}.json"),
-            "widgets": quick_values(name) | {"seed": 100 * list(LOOKS).index(look) + number},
+            "widgets": quick_values(name) | seeds(number + 100 * list(LOOKS).index(look)),
             "opened": str(SHOTS / f"{name}-{look}-{host.version}-opened.png"),
             "ended": str(SHOTS / f"{name}-{look}-{host.version}.png"),
         }
@@ -43,6 +43,11 @@ def seen(request, browser, known, host):
         }
     )
     return dict(zip([*names, "preview"], browser(look, tasks), strict=True))
+
+
+def seeds(seed: int) -> dict:
+    """Values of widgets: one seed for all that samples, and another for the fresh noise of FreeInit."""
+    return {"seed": seed, "PrimitiveInt.value": seed, "UniVidFreeInit.seed": 1000 + seed}
 
 
 @pytest.fixture(params=NAMES)

@@ -136,6 +136,9 @@ CLIPS = {  # frames, height, width of the video, where it is not the built-in ch
     "interpolate": (23, 64, 64),
     "extend": (24, 64, 64),
     "upscale_720p": (12, 128, 128),
+    "two_pictures": (24, 64, 64),
+    "livelier_motion": (12, 132, 64),  # two clips and what is between them
+    "imported_long_video": (FRAMES, 64, 64),
     "chain_univid": (23, 128, 128),
 }
 CHAINS = ("chain_upscale_interpolate", "chain_univid")  # whose sampler makes another number of frames
@@ -156,8 +159,9 @@ def test_graph_runs(server, name):
     frames = frames_of(file)
     assert frames.shape == (*size, 3)
     assert frames.std() > 0
-    if sampled(queued):
-        samples = latents(server, run)
+    files = saved(server, run, "latents")
+    assert len(files) == len(sampled(queued))
+    for samples in (load_file(file)["latent_tensor"] for file in files):
         expected = 12 if name in CHAINS else size[0]
         assert samples.shape == (expected, 4, 8, 8) and torch.isfinite(samples).all()
     assert server.get("/view", filename=file.name, subfolder="video", type="output") == file.read_bytes()

@@ -12,7 +12,7 @@ SHOTS = FOLDER / "screenshots"
 LAYOUT = FOLDER / "layout.json"
 # Values with which a workflow runs in a moment, by the names of widgets.
 QUICK = {"steps": 2, "factor": 2, "text_weights": "1", "image_weights": "0, 1"}
-SMALL = {"width": 64, "height": 64, "frames": FRAMES}  # of models that stand in
+SMALL = {"width": 64, "height": 64, "frames": FRAMES, "window": 3, "stride": 2}  # of models that stand in
 
 
 def on_stand_ins(name: str) -> bool:

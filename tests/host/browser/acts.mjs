@@ -63,11 +63,15 @@ export async function drop(page, file) {
   return complaints(page)
 }
 
-// Press Run with these values in the widgets that have such names, and wait for the end.
+// Press Run with these values in the widgets that have such names, alone or behind the type of their node and a dot,
+// and wait for the end.
 export async function run(page, widgets) {
   const end = await page.evaluate(async (values) => {
     for (const node of app.graph._nodes)
-      for (const widget of node.widgets ?? []) if (widget.name in values) widget.value = values[widget.name]
+      for (const widget of node.widgets ?? []) {
+        const value = values[`${node.type}.${widget.name}`] ?? values[widget.name]
+        if (value !== undefined) widget.value = value
+      }
     const ended = new Promise((resolve) => {
       for (const kind of ['execution_success', 'execution_error', 'execution_interrupted'])
         app.api.addEventListener(kind, (event) => resolve({ kind, ...event.detail }), { once: true })
