@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from univid import Clip, Masks, Picture, Sampling, generate, load, receipt, video
+from univid import Clip, Masks, Picture, Sampling, curves, generate, load, receipt, video
 from univid.files.hashes import sha256
 
 PROMPT = "a red circle moves left on a black background"
@@ -152,6 +152,78 @@ def test_several_pictures_arrive_and_are_made_again(run, call, tmp_path, model, 
     (tmp_path / "out" / "receipt.json").write_text(text.replace('"1-2"', '"/../x.png"'), "utf-8")
     status, _, err = call("repeat", "out", "--out", "third", checkpoint)
     assert status == 2 and "damaged at image frames" in err
+
+
+OF_PICTURES = (
+    "--image", "half.png:0.5", "--picture-mask", "half.png", "--image", "white.png@1-2",
+    "--image", "picture.png:60", "--picture-steps", "0..1", "--picture-mask", "moving.gif",
+)  # fmt: skip
+
+
+def test_a_picture_has_a_region_and_steps_and_is_made_again(run, call, tmp_path, model, small_checkpoint):
+    assert run("generate", "--prompt", PROMPT, *OF_PICTURES, "--steps", 2, "--out", "out")[0] == 0
+    half, white, third = (video.read_image(tmp_path / f"{n}.png") for n in ("half", "white", "picture"))
+    masks = video.read_mask(tmp_path / "half.png", 3), video.read_mask(tmp_path / "moving.gif", 3)
+    pictures = [
+        Picture(half, 0.5, mask=masks[0]),
+        Picture(white, frames=(1, 2)),
+        Picture(third, 60.0, mask=masks[1], over_steps=curves.parse("0..1")),
+    ]
+    expected = generate(model, PROMPT, pictures, sampling=Sampling(steps=2))
+    found = torch.stack([video.read_image(tmp_path / "out" / f"frame_000{k}.png") for k in (1, 2, 3)], 2)
+    assert (found - expected).abs().max() <= 1 / 127.5
+    for changed in (
+        Picture(third, 60.0, mask=masks[1]),
+        Picture(third, 60.0, over_steps=curves.parse("0..1")),
+    ):
+        other = generate(model, PROMPT, [*pictures[:2], changed], sampling=Sampling(steps=2))
+        assert (expected - other).abs().max() > 2 / 127.5
+
+    said = receipt.read(tmp_path / "out")
+    roles = [(file.role, file.name) for file in said.files if file.role in ("image", "picture_mask")]
+    assert roles == [
+        ("image", "half.png"), ("picture_mask", "half.png"), ("image", "white.png"),
+        ("image", "picture.png"), ("picture_mask", "moving.gif"),
+    ]  # fmt: skip
+    assert said.settings["image_frames"] == ["all", "1-2", "all"]
+    assert said.settings["image_places"] == ["mask", "all", "mask"]
+    assert said.settings["image_steps"] == ["all", "all", "0..1"]
+    checkpoint = f"--checkpoint={small_checkpoint}"
+    status, _, err = call("repeat", "out", "--out", "again", checkpoint)
+    assert status == 0, err
+    assert frames(tmp_path / "again") == frames(tmp_path / "out")
+    assert receipt.read(tmp_path / "again").files == said.files
+    moved = ("--image", "half.png:0.5", "--image", "white.png@1-2", *OF_PICTURES[2:4], *OF_PICTURES[6:])
+    assert run("generate", "--prompt", PROMPT, *moved, "--steps", 2, "--out", "moved")[0] == 0
+    assert "image places" in call("compare", "out", "moved")[1]
+    text = (tmp_path / "out" / "receipt.json").read_text("utf-8")
+    (tmp_path / "out" / "receipt.json").write_text(text.replace('"0..1"', '""'), "utf-8")
+    status, _, err = call("repeat", "out", "--out", "third", checkpoint)
+    assert status == 2 and "damaged at image steps" in err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            ("--picture-mask", "half.png", "--image", "white.png"),
+            "--picture-mask belongs to the --image before",
+        ),
+        (("--picture-steps", "1..0"), "--picture-steps belongs to the --image before it; give that first"),
+        (("--image", "half.png", *("--picture-steps", "1..0") * 2), "--picture-steps is given twice"),
+        (("--image", "half.png", "--picture-steps", "a lot"), "--picture-steps: 'a lot' is no curve"),
+        (("--image", "half.png", "--picture-steps=-1..0"), "at least 0, got -1"),
+        (("--image", "half.png", "--picture-mask", "gone.png"), "gone.png"),
+        (("--image", "half.png", "--picture-mask", "moving.mp4", "--frames", 5), "each of 5 frames, got 3"),
+        (("--image", "half.png", "--picture-mask", "out.mp4"), "out.mp4"),
+    ],
+)
+def test_what_does_not_go_with_a_picture_is_refused(run, tmp_path, words, said):
+    Image.new("L", (7, 5), 255).save(tmp_path / "out.mp4", "PNG")
+    before = (tmp_path / "out.mp4").read_bytes()
+    status, _, err = run("generate", "--prompt", PROMPT, *words, "--out", "out.mp4")
+    assert status == 2 and said in err and len(err.splitlines()) == 1
+    assert (tmp_path / "out.mp4").read_bytes() == before
 
 
 def test_one_picture_of_weight_1_is_that_picture_alone(run, tmp_path):

@@ -7,11 +7,15 @@ import torch
 from reference import SMALL, attend, difference, randn, randomize
 
 from univid import Masks, Picture, Sampling, generate, load
+from univid.asked import over_steps
 from univid.conditioning import Conditioning, cat, streams_on, with_null_image
+from univid.curves import parse
 from univid.diffusion import Denoiser, NoiseSchedule
 from univid.guidance import Joint, Nested, Separate
 from univid.layers import DualCrossAttention
 from univid.presets import SD21_SCHEDULE
+from univid.steer import Steering
+from univid.steer.run import Run
 from univid.unet import UNet
 
 CLIPS, FRAMES, HEIGHT, WIDTH, TOKENS, PICTURES = 2, 3, 5, 6, 4, 3
@@ -160,6 +164,40 @@ def test_a_picture_has_frames_and_a_region(model):
     assert shares[0].flatten().tolist() == [1, 0, 0] and not shares[1][0].any()
     assert torch.equal(shares[1][1], 0.5 * half[0])
     assert (clip - made(model, [Picture(a), Picture(b)])).abs().max() > 0.02
+
+
+def test_a_picture_has_steps(model):
+    """The first of two steps of Euler is at all noise, so progress 0; the second one lies further on."""
+    a, b = picture(1), picture(2)
+
+    def steps(*pictures, n=2):
+        return generate(model, PROMPT, list(pictures), sampling=Sampling(steps=n, sampler="euler"))
+
+    first, last = parse("1..0 step"), parse("0..1 step")
+    assert torch.equal(steps(Picture(a, over_steps=parse("0.5"))), steps(Picture(a, 0.5)))
+    assert torch.equal(steps(Picture(a, over_steps=parse("0"))), steps(Picture(a, 0.0)))
+    assert torch.equal(steps(Picture(a, over_steps=first), n=1), steps(Picture(a), n=1))
+    only = steps(Picture(a), Picture(b, over_steps=last), n=1)
+    assert (only - steps(Picture(a), n=1)).abs().max() < 1e-3
+    assert (only - steps(Picture(a), Picture(b), n=1)).abs().max() > 0.02
+    shares = over_steps([Picture(a), Picture(b, over_steps=parse("1..0"))])
+    assert shares.shape == (1, 64, 2) and shares[..., 0].eq(1).all()
+    assert shares[0, [0, -1], 1].tolist() == [1, 0] and over_steps([Picture(a)]) is None
+
+
+def test_maps_of_pictures_follow_the_noise_level(model):
+    denoiser = model.denoiser(torch.float32)
+    schedule = denoiser.schedule
+    curves = [parse(text) for text in ("", "1..0", "1")]
+    falling = over_steps([Picture(picture(1), over_steps=curve) for curve in curves])
+    run, cond = Run(denoiser, Steering(), falling), conditions()
+    for timestep in (schedule.last, schedule.last // 4, 0):
+        sigma = schedule.sigma(torch.tensor([timestep]))[0]
+        found = run.shown(cond, sigma).maps / cond.maps
+        share = timestep / schedule.last
+        expected = torch.tensor([1.0, 1.0, share, 1.0]).view(4, 1, 1).expand_as(found)
+        assert torch.allclose(found[cond.maps > 0], expected[cond.maps > 0], atol=1e-5)
+    assert Run(denoiser, Steering()).shown(cond, sigma) is cond
 
 
 @pytest.mark.parametrize(

@@ -58,7 +58,7 @@ def main(argv: list[str] | None = None) -> int:
 def generate(args: argparse.Namespace) -> None:
     """Write one video, and its contact sheet if asked; of a sheet that is repeated, the sheet alone."""
     from . import memory
-    from .cli_made import clip_settings, frames_of_pictures, given_files, receipt
+    from .cli_made import clip_settings, given_files, picture_settings, receipt
     from .pipeline import Clip, Source
     from .pipeline import generate as run
     from .sheet import contact_sheet, frame_bytes, save_sheet
@@ -82,7 +82,7 @@ def generate(args: argparse.Namespace) -> None:
     frames, *pixels = clip_size(args, model.profile) if clip is None else clip.shape[2:]
     if args.out:
         check_output(args.out, fps, _inputs(args), size=tuple(pixels))
-    masks = read_masks(args, frames)
+    masks, pictures = read_masks(args, frames), read_pictures(args, frames)
     if args.sheet:
         drawn = frames * frame_bytes(*pixels)
         memory.check(drawn, f"the sheet {shown(args.sheet)} needs", "leave it out, or ask for fewer frames")
@@ -109,7 +109,7 @@ def generate(args: argparse.Namespace) -> None:
         "text_weight": args.text_weight,
         "image_weight": None if image is None else image_weight,
         "denoise": None if clip is None else denoise,
-        "image_frames": frames_of_pictures(args),
+        **picture_settings(args),
     }
     note = receipt(args, "generate", settings, files).text()
     _, _, t, h, w = video.shape
@@ -345,7 +345,7 @@ def _inputs(args: argparse.Namespace) -> list[str | None]:
     """The files that generate or sweep reads, which it must not write."""
     names = ("image", "last_image", "video", "text_mask", "image_mask", "checkpoint")
     given = [getattr(args, name, None) for name in names]
-    given += [one.path for one in getattr(args, "pictures", None) or ()]
+    given += [path for one in getattr(args, "pictures", None) or () for path in (one.path, one.mask)]
     return given + [split_strength(lora)[0] for lora in args.lora]
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .config import SamplingProfile
+from .curves import POINTS, Curve
 from .noise import ClipNoise, LowBand
 from .steer import Masks, Steering
 
@@ -37,6 +38,7 @@ class Picture:
     image: as of `generate`. weight: its share of lambda_v.
     frames: the first and the last in which it counts, from 0; None = all.
     mask: where in the frames it counts, as of `Masks`.
+    over_steps: multiplies the weight along the sampling, by its noise levels.
 
     Raises:
         ValueError: a weight that is negative or not finite, frames in no order, or as `Masks`.
@@ -46,6 +48,7 @@ class Picture:
     weight: float = 1.0
     frames: tuple[int, int] | None = None
     mask: Tensor | None = None
+    over_steps: Curve = Curve()
 
     def __post_init__(self):
         if not 0 <= self.weight < math.inf:
@@ -58,13 +61,15 @@ class Picture:
         Masks(image=self.mask)
 
     def share(self, frames: int) -> Tensor:
-        """Of lambda_v, in a clip of so many frames: `[1|t h w]`.
+        """Of lambda_v, in a clip of so many frames, before `over_steps`: `[1|t h w]`.
 
         Raises:
             ValueError: frames or a mask of a longer clip.
         """
         Masks(image=self.mask).check(frames)
         mask = torch.ones(1, 1, 1) if self.mask is None else self.mask.float()
+        if not any(self.over_steps.values):
+            mask = mask * 0
         if self.frames is None:
             return self.weight * mask
         first, last = self.frames
@@ -81,6 +86,13 @@ def pictures_of(image: Tensor | Sequence[Picture] | None) -> tuple[Picture, ...]
     if image is None:
         return ()
     return (Picture(image),) if isinstance(image, Tensor) else tuple(image)
+
+
+def over_steps(pictures: Sequence[Picture]) -> Tensor | None:
+    """By what their shares are multiplied along the sampling, `[1 POINTS p]`; None = by 1."""
+    if all(set(picture.over_steps.values) == {1.0} for picture in pictures):
+        return None
+    return torch.stack([picture.over_steps.sample(POINTS) for picture in pictures], -1)[None].float()
 
 
 @dataclass(frozen=True)

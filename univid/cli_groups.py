@@ -19,6 +19,19 @@ class Pictures(argparse.Action):
         namespace.image = namespace.pictures[0].path
 
 
+class OfPicture(argparse.Action):
+    """Something of the picture that was named last."""
+
+    def __call__(self, parser, namespace, given, option=None):
+        if not namespace.pictures:
+            parser.error(f"{option} belongs to the --image before it; give that first")
+        *before, last = namespace.pictures
+        name = self.dest.removeprefix("picture_")
+        if getattr(last, name) is not None:
+            parser.error(f"{option} is given twice for one --image; give it once")
+        namespace.pictures = [*before, last._replace(**{name: given})]
+
+
 def conditions(parser: argparse.ArgumentParser, *, image_required: bool, several: bool = False) -> None:
     """What the video shows: words and a picture, or several."""
     group = parser.add_argument_group("what the video shows")
@@ -37,6 +50,22 @@ def conditions(parser: argparse.ArgumentParser, *, image_required: bool, several
             metavar="FILE[:W][@A-B]",
             help="the picture whose content the video takes up; several add up, each with weight W "
             "(default: 1) in frames A to B, counted from 0 (default: all)",
+        )
+        group.add_argument(
+            "--picture-mask",
+            action=OfPicture,
+            metavar="FILE",
+            default=argparse.SUPPRESS,
+            help="where in the frames the --image before it counts: a picture, white = fully, black = not at "
+            "all; or a video",
+        )
+        group.add_argument(
+            "--picture-steps",
+            action=OfPicture,
+            metavar="CURVE",
+            default=argparse.SUPPRESS,
+            help="multiplies the weight of the --image before it along the sampling, from all noise to none "
+            "left: 1..0, 1..0 ease_in_out, 1..0 step, or a list 1, 0.5, 0",
         )
         parser.set_defaults(pictures=None)
     else:

@@ -55,6 +55,8 @@ def given_files(
     for picture in several:
         weight = None if picture.weight == 1 else picture.weight
         found.append(Given("image", _name(picture.path), sha256(picture.path), weight))
+        if picture.mask is not None:
+            found.append(Given("picture_mask", _name(picture.mask), sha256(picture.mask)))
     if several:
         del pictures["image"]
     found += [
@@ -63,10 +65,15 @@ def given_files(
     return tuple(found)
 
 
-def frames_of_pictures(args: argparse.Namespace) -> list[str] | None:
-    """In which frames each picture counts, where one does not count in all."""
-    found = [picture.spoken_frames() for picture in args.pictures or ()]
-    return found if set(found) - {"all"} else None
+def picture_settings(args: argparse.Namespace) -> dict[str, list[str] | None]:
+    """In which frames, places and steps each picture counts, where one does not count in all."""
+    pictures = args.pictures or ()
+    found = {
+        "image_frames": [picture.spoken_frames() for picture in pictures],
+        "image_places": ["all" if picture.mask is None else "mask" for picture in pictures],
+        "image_steps": [picture.steps or "all" for picture in pictures],
+    }
+    return {name: values if set(values) - {"all"} else None for name, values in found.items()}
 
 
 def _weights(role: str, path: str) -> Given:

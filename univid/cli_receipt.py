@@ -25,12 +25,17 @@ FILES = {
     "video": "a video",
     "text_mask": "where the words count",
     "image_mask": "where the picture counts",
+    "picture_mask": "where one of several pictures counts",
     "checkpoint": "a checkpoint",
     "known_checkpoint": "a chain's model of known frames",
     "upscale_checkpoint": "a chain's model that upscales",
 }
 SHOWN = 4000  # characters of a setting
-SPAN = re.compile(r"all|\d+-\d+")  # frames of a picture
+OF_PICTURES = {  # settings with one value a picture, which stand with the pictures on a command line
+    "image_frames": re.compile(r"all|\d+-\d+"),
+    "image_places": re.compile(r"all|mask"),
+    "image_steps": re.compile(r"[^\0]+"),
+}
 WEIGHTS = ("checkpoint", "known_checkpoint", "upscale_checkpoint", "base", "lora")
 SAMPLE = Path(__file__).parent / "assets" / "sample.png"  # what the demo is made of
 
@@ -161,7 +166,7 @@ def asked_again(args: argparse.Namespace) -> tuple[argparse.Namespace, list[str]
             f"{shown(args.file)} was made with {roles.count('lora')} LoRAs, got {len(args.lora)}; give all."
         )
     notices, options = list(_notices(read, args.file)), []
-    spans = _spans(read, args.file)
+    of_pictures = {name: _of_pictures(read, name, args.file) for name in OF_PICTURES}
     for file in read.files:
         asked = given[file.role].pop(0) if given.get(file.role) else None
         path, found = _found(file, asked, args.file)
@@ -171,19 +176,21 @@ def asked_again(args: argparse.Namespace) -> tuple[argparse.Namespace, list[str]
                 f"sha256 begins with {short(found)}, not {short(file.sha256)}; the result will differ"
             )
         strength = "" if file.strength is None else f":{file.strength!r}"
-        span = next(spans, "all") if file.role == "image" else "all"
-        at = "" if span == "all" else f"@{span}"
+        here = {name: next(values, "all") for name, values in of_pictures.items() if file.role == "image"}
+        at = "" if here.get("image_frames", "all") == "all" else f"@{here['image_frames']}"
         if file.role != "base":  # it comes with the checkpoint
             options.append(f"--{file.role.replace('_', '-')}={path}{strength}{at}")
+        if here.get("image_steps", "all") != "all":
+            options.append(f"--picture-steps={here['image_steps']}")
     return _parsed(read, [*options, f"--out={args.out}", f"--device={args.device}"], args), notices
 
 
-def _spans(read: Receipt, path: str) -> Iterator[str]:
-    """In which frames each picture counts: what stands behind its name."""
-    found = read.settings.get("image_frames", [])
-    if not isinstance(found, list) or not all(SPAN.fullmatch(str(span)) for span in found):
-        raise ValueError(f"the receipt of {shown(path)} is damaged at image frames; take another copy.")
-    return iter(found)
+def _of_pictures(read: Receipt, name: str, path: str) -> Iterator[str]:
+    """What a setting says of each picture."""
+    found = read.settings.get(name, [])
+    if not isinstance(found, list) or not all(OF_PICTURES[name].fullmatch(str(each)) for each in found):
+        raise ValueError(f"the receipt of {shown(path)} is damaged at {words(name)}; take another copy.")
+    return map(str, found)
 
 
 def _parsed(read: Receipt, options: list[str], args: argparse.Namespace) -> argparse.Namespace:
@@ -193,7 +200,7 @@ def _parsed(read: Receipt, options: list[str], args: argparse.Namespace) -> argp
     if wrong := [name for name in read.settings if name in taken]:
         raise ValueError(f"the receipt of {shown(args.file)} sets {wrong[0]}, which none does; take another.")
     for name, value in read.settings.items():
-        if name != "image_frames":  # stands with the pictures
+        if name not in OF_PICTURES:
             options += _option(name, value, args.file)
     try:
         again = build_parser().parse_args([read.command, *options])

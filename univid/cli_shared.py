@@ -79,11 +79,13 @@ def split_strength(given: str) -> tuple[str, float]:
 
 
 class Shown(NamedTuple):
-    """A picture as it is asked for. frames: the first and the last."""
+    """A picture as it is asked for. frames: the first and the last. mask: its file. steps: a curve's text."""
 
     path: str
     weight: float = 1.0
     frames: tuple[int, int] | None = None
+    mask: str | None = None
+    steps: str | None = None
 
     def spoken_frames(self) -> str:
         """As behind the @, or "all"."""
@@ -100,17 +102,29 @@ def split_picture(given: str) -> Shown:
     return Shown(*split_strength(given), frames)
 
 
-def read_pictures(args: argparse.Namespace):
-    """What `generate` is given as its image; a single one without weight and frames is a picture alone."""
+def read_pictures(args: argparse.Namespace, frames: int = 1):
+    """What `generate` is given as its image, for a clip of so many frames; a single one of which nothing else
+    is said is a picture alone.
+    """
+    from . import curves
     from .pipeline import Picture
-    from .video import read_image
+    from .video import read_image, read_mask
 
     if args.image is None:
         return None
     asked = args.pictures or [Shown(args.image)]
     if asked == [Shown(args.image)]:
         return read_image(args.image)
-    return [Picture(read_image(one.path), one.weight, one.frames) for one in asked]
+    return [
+        Picture(
+            read_image(one.path),
+            one.weight,
+            one.frames,
+            None if one.mask is None else read_mask(one.mask, frames),
+            curves.read("--picture-steps", curves.parse, one.steps or ""),
+        )
+        for one in asked
+    ]
 
 
 def read_masks(args: argparse.Namespace, frames: int = 1):

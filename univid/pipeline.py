@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from . import memory, samplers, travel
-from .asked import Clip, Picture, Sampling, Source, check_size, pictures_of, tile_cells
+from .asked import Clip, Picture, Sampling, Source, check_size, over_steps, pictures_of, tile_cells
 from .biased import BiasedNoise, biased_mode
 from .coding import encode, pieces
 from .conditioning import Conditioning, check_weights
@@ -152,9 +152,10 @@ def generate(
 
     def denoise(x: Tensor, sigma: Tensor) -> Tensor:
         now, temporal = acting.at(sigma)
+        shown = acting.shown(cond, sigma)
 
         def part(tile: Tile) -> Tensor:
-            return guider(now, tile.of(x), sigma, cond.within(tile), uncond.within(tile), temporal)
+            return guider(now, tile.of(x), sigma, shown.within(tile), uncond.within(tile), temporal)
 
         denoised = blended(part, *x.shape[-2:], tile)
         return denoised if kept is None else torch.cat([kept, denoised[:, :, kept.shape[2] :]], 2)
@@ -164,7 +165,7 @@ def generate(
     report("sample", 0, low_band.runs * (len(sigmas) - 1))
     x = picture  # where the next run's low band comes from
     for turn in range(low_band.runs):
-        acting = Run(denoiser, how.steering)  # one keeps nothing of another
+        acting = Run(denoiser, how.steering, over_steps(pictures))  # one keeps nothing of another
         start = first
         if x is not None:
             fresh = how.noise([each + (turn + 1) * FRESH for each in seeds], clip.start)(shape)

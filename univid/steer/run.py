@@ -3,10 +3,12 @@
 import dataclasses
 from functools import partial
 
+import torch
 from torch import Tensor
 
+from ..conditioning import Conditioning
 from ..config import UNetConfig
-from ..curves import progress
+from ..curves import at_progress, progress
 from ..diffusion import Denoiser
 from .reuse import Kept
 from .steering import Steering
@@ -14,10 +16,13 @@ from .temporal import TemporalGuidance
 
 
 class Run:
-    """A denoiser, whose network is a UNet, in one run of sampling."""
+    """A denoiser, whose network is a UNet, in one run of sampling.
 
-    def __init__(self, denoiser: Denoiser, steering: Steering):
-        self.denoiser, self.steering = denoiser, steering
+    pictures: by what the shares of several are multiplied along it, `[1 POINTS p]`; None = by 1.
+    """
+
+    def __init__(self, denoiser: Denoiser, steering: Steering, pictures: Tensor | None = None):
+        self.denoiser, self.steering, self.pictures = denoiser, steering, pictures
         self.kept = Kept(steering.reuse) if steering.reuses else None
 
     def at(self, sigma: Tensor) -> tuple[Denoiser, TemporalGuidance | None]:
@@ -33,6 +38,15 @@ class Run:
             return denoiser, None
         alone = dataclasses.replace(denoiser, network=partial(network, alone=True))
         return denoiser, TemporalGuidance(steering.temporal_guidance, alone)
+
+    def shown(self, cond: Conditioning, sigma: Tensor) -> Conditioning:
+        """The conditions at a noise level, a number on the CPU: each picture's map has its share there."""
+        if self.pictures is None:
+            return cond
+        schedule = self.denoiser.schedule
+        (shares,) = at_progress(self.pictures, progress(schedule.timestep(sigma), schedule.last))  # [p]
+        factors = torch.cat([torch.ones(1), shares]).to(cond.maps)  # the text's is 1
+        return dataclasses.replace(cond, maps=cond.maps * factors[:, None, None])
 
     def _network(self, steering: Steering, x: Tensor, timesteps: Tensor, cond, alone: bool = False) -> Tensor:
         network = partial(self.denoiser.network, steering=steering)
