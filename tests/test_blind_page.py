@@ -165,6 +165,9 @@ def test_prompts_pair_what_names_do_not(blind):
         assert row["prompt"] == {"clip1": "y"}.get(pair.name, "x")
     (blind.folder / "list.txt").write_text("y\n\nnever asked\n")
     assert "1 pair, asked" in blind("ours", "theirs", "--out", "y", "--prompts", "list.txt")
+    manifest(blind.folder / "ours", [{"file": "clip1.mp4", "prompt": "knitting"}])
+    manifest(blind.folder / "theirs", [{"file": "clip0.mp4", "prompt": "knitting"}])
+    assert "1 pair, asked" in blind("ours", "theirs", "--out", "ucf", "--prompts", "ucf101")
 
 
 @pytest.mark.parametrize(
@@ -260,10 +263,10 @@ def test_what_cannot_be_made_is_said_in_one_sentence(blind):
     }.items():
         refused(blind, reason, *words, *([] if "--out" in words else ["--out", "page"]))
     for text, reason in (
-        ("[]", "holds no prompts"),
-        ("{", "can be read"),
-        ("3", "can be read"),
-        ('{"a": 1}', "no p"),
+        ("[]", "expected prompts in p.json, got none"),
+        ("{", "p.json is no JSON that can be read"),
+        ("3", "expected a list of prompts in p.json, got a number"),
+        ('{"a": 1}', "expected a list of prompts in p.json, got an object"),
     ):
         (folder / "p.json").write_text(text)
         refused(blind, reason, "ours", "theirs", "--out", "page", "--prompts", "p.json")

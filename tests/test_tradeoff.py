@@ -16,6 +16,7 @@ from training.metrics.tradeoff import Pair, Plan, check_model, measure, own_pair
 from training.tiny import shapes
 from training.tiny.evaluate import PROTOCOL
 from univid import checkpoints
+from univid.files.hashes import noted_sha256
 from univid.pipeline import generate
 from univid.video import to_uint8
 
@@ -58,7 +59,9 @@ def test_own_towers_tell_what_is_shown(built_in):
     assert torch.equal(towers.pictures(drawn[0][0])[0], towers.pictures(drawn[0][0][:1])[0])
 
 
-def test_open_clip_towers_are_open_clips(tmp_path):
+@pytest.fixture
+def small(tmp_path):
+    """The name of a small model of open_clip's kind."""
     config = {
         "embed_dim": 16,
         "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "patch_size": 16, "head_width": 16},
@@ -67,10 +70,14 @@ def test_open_clip_towers_are_open_clips(tmp_path):
     (tmp_path / "small-of-a-test.json").write_text(json.dumps(config))
     open_clip.add_model_config(tmp_path)
     torch.manual_seed(0)
-    reference = open_clip.create_model("small-of-a-test").eval()
+    return "small-of-a-test"
+
+
+def test_open_clip_towers_are_open_clips(small, tmp_path):
+    reference = open_clip.create_model(small).eval()
     weights = tmp_path / "small.safetensors"
     save_file(reference.state_dict(), weights)
-    towers = open_clip_towers("small-of-a-test", weights)
+    towers = open_clip_towers(small, weights)
     frames = pictures(3, 40)
     resize = open_clip.image_transform(32, is_train=False)
     with torch.inference_mode():
@@ -93,9 +100,26 @@ def test_open_clip_towers_are_open_clips(tmp_path):
         (tmp_path / "none.pt", "which is none"),
     ):
         with pytest.raises(ValueError, match=words):
-            open_clip_towers("small-of-a-test", path)
+            open_clip_towers(small, path)
     with pytest.raises(ValueError, match="expected an open_clip model such as ViT-B-32"):
         open_clip_towers("ViT-nothing", weights)
+
+
+@pytest.mark.filterwarnings("ignore")  # of tracing
+def test_openais_archive_is_opened_by_its_checksum_alone(small, tmp_path, monkeypatch):
+    """TorchScript can run code, so no other one is; the network has OpenAI's quick GELU."""
+    network = open_clip.create_model(small, force_quick_gelu=True).eval()
+    given = torch.rand(1, 3, 32, 32), torch.ones(1, 77, dtype=torch.long)
+    path = tmp_path / "openai.pt"
+    torch.jit.trace(network, given, check_trace=False).save(path)
+    with pytest.raises(ValueError, match="openai.pt does not hold the weights of small-of-a-test"):
+        open_clip_towers(small, path)
+    address = f"https://nowhere/{noted_sha256(path)}/openai.pt"
+    monkeypatch.setattr(open_clip, "get_pretrained_cfg", lambda *_: {"url": address})
+    with torch.inference_mode():
+        expected = network.encode_text(open_clip.get_tokenizer(small)(PROMPTS))
+    words = open_clip_towers(small, path).words(PROMPTS)
+    assert torch.allclose(words, torch.nn.functional.normalize(expected, dim=-1), atol=1e-5)
 
 
 def test_agreements_are_mean_cosines(model):

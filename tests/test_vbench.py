@@ -213,9 +213,9 @@ def test_what_cannot_be_scored_is_refused(videos, environment, tmp_path):
     with pytest.raises(ValueError, match="1 videos of .*manifest.jsonl are gone, the first is second.mp4"):
         run(videos, *given)
     for rows, message in {
-        '{"file": "../x.mp4", "prompt": "a"}': "manifest.jsonl is damaged",
-        '{"file": "x.mp4"}': "manifest.jsonl is damaged",
-        "{": "manifest.jsonl is damaged",
+        '{"file": "../x.mp4", "prompt": "a"}': "one folder, which .*manifest.jsonl does not say of ../x.mp4",
+        '{"file": "x.mp4"}': "needs the prompt of every video.* does not say of x.mp4",
+        "{": "manifest.jsonl, line 1: no JSON",
         '{"file": "x.webm", "prompt": "a"}': "one kind, .mp4 or .gif, got .webm",
         '{"file": "x", "prompt": "a"}': "got folders of frames",
     }.items():

@@ -6,34 +6,21 @@ import numpy as np
 import torch
 from PIL import Image
 
-from univid.files.weights import open_weights
-
 from .extract import Extractor
+from .towers import open_clip_model
 from .weights import WeightFile
 
 MODEL = "ViT-B-32"
 SIZE = 224
-OTHERS = ("input_resolution", "context_length", "vocab_size", "attn_mask")  # no weights, but in archives
 
 
 class Clip:
     """Frames uint8 `[t h w 3]` to `[t 512]`, and by `texts` prompts to `[b 512]`, float32."""
 
     def __init__(self, path: Path, device: torch.device):
-        import open_clip
-
-        if path.suffix == ".safetensors":
-            file = open_weights(path)
-            state = {name: file.read(name) for name in file.entries}
-        else:
-            state = torch.jit.load(path, "cpu").state_dict()
-        state = {name: tensor for name, tensor in state.items() if name not in OTHERS}
-        # OpenAI's networks have the quick GELU, which no name and no weight says.
-        self.network = open_clip.create_model(MODEL, force_quick_gelu=True)
-        self.network.load_state_dict(state)
-        self.network.to(device).float().eval()
-        self.tokenizer = open_clip.get_tokenizer(MODEL)
-        self.preprocess = open_clip.image_transform(SIZE, is_train=False)
+        self.network, self.preprocess, self.tokenizer = open_clip_model(
+            f"{MODEL}-quickgelu", path, device, archive=path.suffix == ".pt"
+        )
         self.device = device
 
     def __call__(self, frames: np.ndarray) -> np.ndarray:

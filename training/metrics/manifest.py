@@ -7,6 +7,7 @@ manifest.jsonl  written when all are there: a line for each, by index
 import contextlib
 import json
 import logging
+import math
 import os
 import re
 import shutil
@@ -27,6 +28,7 @@ NAME = "manifest.jsonl"
 SETTINGS = "sample.json"
 FREE = re.compile(r"clips|prompts\.source|versions\..*|.*\.name")  # may differ when a folder is continued
 LONGEST = 80  # letters of a prompt in a name
+LINE = 2**20  # bytes of a line of the manifest
 VBENCH_LETTERS = re.compile(r"[/\\\0-\x1f\x7f]")
 log = logging.getLogger(__name__)
 
@@ -139,22 +141,36 @@ def write(out: Path, rows: list[dict]) -> None:
         temporary.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
-def read(folder: Path) -> list[dict]:
-    """The rows of a folder's manifest; none = it has no manifest.
+def read(folder: Path) -> dict[str, dict]:
+    """The rows of a folder's manifest by their files, whoever wrote it; none = it has no manifest.
+
+    What a row says of "prompt" and "image" is text, of "fps" a number above 0; lines without "file" are about
+    no video.
 
     Raises:
-        ValueError: it is damaged, or names a file that lies elsewhere.
+        ValueError: a line is something else.
     """
-    path = folder / NAME
+    path, rows = folder / NAME, {}
     if not path.exists():
-        return []
+        return rows
     with open_regular(path) as file:
-        lines = file.read().decode("utf-8", "replace").splitlines()
-    try:
-        rows = [json.loads(line) for line in lines if line.strip()]
-        for row in rows:
-            if not isinstance(row["prompt"], str) or Path(row["file"]).name != row["file"]:
-                raise ValueError("not a row")
-    except (ValueError, TypeError, LookupError, RecursionError) as error:
-        raise ValueError(f"{shown(path)} is damaged; run `sample` again, which writes it anew.") from error
+        for number, line in enumerate(iter(lambda: file.readline(LINE), b""), 1):
+            try:
+                row = json.loads(line) if line.strip() else {}
+            except (ValueError, RecursionError) as error:
+                raise ValueError(f"{shown(path)}, line {number}: no JSON; correct the line.") from error
+            if not isinstance(row, dict) or not isinstance(row.get("file", ""), str):
+                raise ValueError(f'{shown(path)}, line {number}: expected {{"file": ...}}; correct the line.')
+            texts = [row.get("prompt", ""), row.get("image", "")]
+            if not all(isinstance(text, str) for text in texts) or not _is_rate(row.get("fps", 1)):
+                raise ValueError(
+                    f'{shown(path)}, line {number}: "prompt" and "image" must be text and "fps" a number '
+                    "above 0; correct the line."
+                )
+            if "file" in row:
+                rows[row["file"]] = row
     return rows
+
+
+def _is_rate(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf

@@ -63,15 +63,39 @@ def read(source: str, environment: Path) -> list[Row]:
         ValueError: it cannot be read or is of another kind, a row says nothing or something unknown, or its
             picture cannot be read.
     """
+    rows = []
+    for number, (_, row) in enumerate(_listed(source, environment), start=1):
+        if row.image is not None:
+            row = replace(row, image=Path(source).parent / row.image)
+            try:
+                _check_picture(row.image)
+            except ValueError as error:
+                raise ValueError(f"row {number} of {shown(source, 80)}: {error}") from error
+        rows.append(row)
+    return rows
+
+
+def by_name(source: str, environment: Path) -> dict[str, str]:
+    """The prompts of a list as `read` takes it, by their names; one without a name is its own.
+
+    Raises:
+        ValueError: as `read`, but that no picture is looked for.
+    """
+    rows = _listed(source, environment)
+    return {name or row.prompt: row.prompt for name, row in rows if row.prompt.strip()}
+
+
+def _listed(source: str, environment: Path) -> list[tuple[str | None, Row]]:
+    """The rows with their names, where they have one; pictures are as they are named there."""
     if source == VBENCH:
         # Two prompts stand there twice, for several dimensions, which share their videos.
         listed = (entry["prompt_en"] for entry in vbench_environment.entries(environment))
-        return [Row(prompt) for prompt in dict.fromkeys(listed)]
+        return [(None, Row(prompt)) for prompt in dict.fromkeys(listed)]
     path = SHIPPED if source == UCF101 else Path(source)
     rows = []
-    for number, given in enumerate(_entries(path), start=1):
+    for number, (name, given) in enumerate(_entries(path), start=1):
         try:
-            rows.append(_row(given, path.parent))
+            rows.append((name, _row(given)))
         except ValueError as error:
             raise ValueError(f"row {number} of {shown(path, 80)}: {error}") from error
     if not rows:
@@ -79,8 +103,8 @@ def read(source: str, environment: Path) -> list[Row]:
     return rows
 
 
-def _entries(path: Path) -> Iterator[object]:
-    """What the file lists, as JSON values."""
+def _entries(path: Path) -> Iterator[tuple[str | None, object]]:
+    """What the file lists, as names and JSON values."""
     suffix = path.suffix.lower()
     if suffix not in (".json", *LINES, *PLAIN):
         raise ValueError(
@@ -98,11 +122,11 @@ def _entries(path: Path) -> Iterator[object]:
         ) from error
     lines = [line.strip() for line in text.split("\n")]
     if suffix in PLAIN:
-        yield from filter(None, lines)
+        yield from ((None, line) for line in lines if line)
     elif suffix in LINES:
         for number, line in enumerate(lines, start=1):
             if line:
-                yield _parsed(line, f"line {number} of {shown(path, 80)}")
+                yield None, _parsed(line, f"line {number} of {shown(path, 80)}")
     else:
         content = _parsed(text, shown(path)) if text.strip() else []
         named = isinstance(content, dict) and all(isinstance(value, str) for value in content.values())
@@ -110,7 +134,7 @@ def _entries(path: Path) -> Iterator[object]:
             raise ValueError(
                 f"expected a list of prompts in {shown(path)}, got {_kind(content)}; put [ ] around the rows."
             )
-        yield from content.values() if named else content
+        yield from content.items() if named else ((None, value) for value in content)
 
 
 def _parsed(text: str, name: str) -> object:
@@ -127,7 +151,7 @@ def _kind(value: object) -> str:
     return kinds.get(type(value), "a number")
 
 
-def _row(given: object, folder: Path) -> Row:
+def _row(given: object) -> Row:
     if isinstance(given, str):
         given = {"prompt": given}
     if not isinstance(given, dict):
@@ -147,14 +171,18 @@ def _row(given: object, folder: Path) -> Row:
         elif type(value) not in (int, float) or not -1e9 < value < 1e9:
             raise ValueError(f"{key} must be a finite number, got {shown(value, 40)}.")
     row = Row(**given)
-    if row.image is not None:
-        row = replace(row, image=folder / row.image)
-        try:
-            picture_size(row.image)
-        except Unreadable:
-            read_image(row.image)  # which says why
-    elif not row.prompt.strip():
-        raise ValueError("expected a prompt, an image or both, got neither; say what the video shall show.")
-    elif row.image_weight is not None:
-        raise ValueError("image_weight needs a picture; give an image too.")
+    if row.image is None:
+        if not row.prompt.strip():
+            raise ValueError(
+                "expected a prompt, an image or both, got neither; say what the video shall show."
+            )
+        if row.image_weight is not None:
+            raise ValueError("image_weight needs a picture; give an image too.")
     return row
+
+
+def _check_picture(path: Path) -> None:
+    try:
+        picture_size(path)
+    except Unreadable:
+        read_image(path)  # which says why

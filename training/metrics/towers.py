@@ -9,7 +9,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError
-from torch import Tensor
+from torch import Tensor, nn
 
 from univid.encoders import preprocess
 from univid.files.hashes import noted_sha256
@@ -18,6 +18,7 @@ from univid.model import UniVid
 from univid.video import from_uint8
 
 CHUNK = 32  # pictures at a time
+NO_WEIGHTS = ("input_resolution", "context_length", "vocab_size", "attn_mask")  # but in OpenAI's archives
 UNREADABLE = (  # what open_clip, PyTorch and safetensors raise of a file that is another one
     SafetensorError, UnpicklingError, RuntimeError, LookupError, EOFError, OSError, ValueError,
     AttributeError, TypeError,
@@ -67,11 +68,12 @@ def own_towers(model: UniVid) -> Towers:
     return Towers("the checkpoint's own towers", words, pictures)
 
 
-def open_clip_towers(name: str, weights: Path, device: torch.device | str = "cpu") -> Towers:
-    """An open_clip model with weights from a file: .safetensors, or PyTorch's without code in it.
+def open_clip_model(
+    name: str, weights: Path, device: torch.device | str = "cpu", archive: bool = False
+) -> tuple[nn.Module, Callable, Callable]:
+    """An open_clip model in float32 with weights from a file, its transform of pictures and its tokenizer.
 
-    Frames are resized and cropped as that model has it. OpenAI's weights belong to the names that end in
-    "-quickgelu", which no weight tells.
+    archive: the file is known to be OpenAI's own, which is TorchScript; others are opened without code.
 
     Raises:
         ValueError: an unknown model, or a file that does not hold its weights.
@@ -83,14 +85,39 @@ def open_clip_towers(name: str, weights: Path, device: torch.device | str = "cpu
     if not weights.is_file():
         raise ValueError(f"expected the weights of {name} in a file, got {shown(weights)}, which is none.")
     try:
-        model, _, resize = open_clip.create_model_and_transforms(name, str(weights), device=device)
+        # OpenAI's networks have the quick GELU, which no weight tells.
+        model, _, transform = open_clip.create_model_and_transforms(
+            name, None if archive else str(weights), device=device, force_quick_gelu=archive
+        )
+        if archive:
+            state = torch.jit.load(weights, "cpu").state_dict()
+            model.load_state_dict({key: value for key, value in state.items() if key not in NO_WEIGHTS})
     except UNREADABLE as error:
         raise ValueError(
             f"{shown(weights)} does not hold the weights of {name} ({shown(str(error), 80)}); give the file "
             "that belongs to it."
         ) from error
-    model.eval()
-    tokenizer = open_clip.get_tokenizer(name)
+    return model.eval(), transform, open_clip.get_tokenizer(name)
+
+
+def _is_openais(name: str, weights: Path) -> bool:
+    """Whether a file has the checksum that stands in the address of OpenAI's."""
+    import open_clip
+
+    address = (open_clip.get_pretrained_cfg(name, "openai") or {}).get("url") or ""
+    return weights.is_file() and noted_sha256(weights) in address.split("/")
+
+
+def open_clip_towers(name: str, weights: Path, device: torch.device | str = "cpu") -> Towers:
+    """An open_clip model with weights from a file: .safetensors, PyTorch's without code, or OpenAI's own.
+
+    Frames are resized and cropped as that model has it. OpenAI's weights in another file belong to the names
+    that end in "-quickgelu".
+
+    Raises:
+        ValueError: an unknown model, or a file that does not hold its weights.
+    """
+    model, resize, tokenizer = open_clip_model(name, weights, device, _is_openais(name, weights))
 
     @torch.inference_mode()
     def words(prompts: Sequence[str]) -> Tensor:

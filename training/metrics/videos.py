@@ -5,7 +5,6 @@ pictures, its frames in the order of their numbers. What was asked for stands in
 `{"file": "name in the folder", "prompt": ...}` on each line, or in a NAME.txt.
 """
 
-import json
 import logging
 import math
 import os
@@ -22,15 +21,14 @@ from univid.messages import shown
 from univid.video import open_video
 
 from ..data.members import CAPTION_BYTES, EXTENSIONS
+from . import manifest
 
 CLIPS = frozenset(EXTENSIONS["clip"]) & frozenset(
     ("mp4", "mov", "webm", "mkv", "avi", "gif", "m4v", "mpg", "mpeg", "ts", "wmv", "flv", "3gp", "ogv")
 )
 PICTURES = frozenset(("png", "jpg", "jpeg", "webp", "bmp", "tif", "tiff"))
 ARRAY = "npy"
-MANIFEST = "manifest.jsonl"
 PROMPT = "txt"
-LONGEST = 2**20  # bytes of a line of a manifest
 log = logging.getLogger(__name__)
 
 
@@ -76,7 +74,7 @@ def find_videos(folder: Path) -> list[Video]:
     folder = Path(folder)
     if not folder.is_dir():
         raise ValueError(f"expected a folder of videos, got {shown(folder)}, which is none; give one.")
-    rows = _read_manifest(folder / MANIFEST) if (folder / MANIFEST).exists() else {}
+    rows = manifest.read(folder)
     found: dict[str, Video] = {}
     for path in _walk(folder, top=True):
         file = path.relative_to(folder).as_posix()
@@ -94,7 +92,7 @@ def find_videos(folder: Path) -> list[Video]:
     if rows:
         log.warning(
             "%s names %d videos that are not there, the first: %s",
-            shown(folder / MANIFEST), len(rows), shown(next(iter(rows))),
+            shown(folder / manifest.NAME), len(rows), shown(next(iter(rows))),
         )  # fmt: skip
     return [found[name] for name in sorted(found)]
 
@@ -120,32 +118,6 @@ def _instead(folder: Path) -> str:
     if any(_suffix(path.name) in PICTURES for path in folder.iterdir()):
         return ", but pictures: if they are the frames of one, give the folder above it"
     return f"; videos are .{', .'.join(sorted(CLIPS))}, .{ARRAY} or folders of pictures"
-
-
-def _read_manifest(path: Path) -> dict[str, dict]:
-    """The rows of a manifest by their files; lines without one are about all of them."""
-    rows = {}
-    with open_regular(path) as file:
-        for number, line in enumerate(iter(lambda: file.readline(LONGEST), b""), 1):
-            try:
-                row = json.loads(line) if line.strip() else {}
-            except (ValueError, RecursionError) as error:
-                raise ValueError(f"{shown(path)}, line {number}: no JSON; correct the line.") from error
-            if not isinstance(row, dict) or not isinstance(row.get("file", ""), str):
-                raise ValueError(f'{shown(path)}, line {number}: expected {{"file": ...}}; correct the line.')
-            texts = [row.get("prompt", ""), row.get("image", "")]
-            if not all(isinstance(text, str) for text in texts) or not _is_rate(row.get("fps", 1)):
-                raise ValueError(
-                    f'{shown(path)}, line {number}: "prompt" and "image" must be text and "fps" a number '
-                    "above 0; correct the line."
-                )
-            if "file" in row:
-                rows[row["file"]] = row
-    return rows
-
-
-def _is_rate(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf
 
 
 def _read_prompt(path: Path) -> str | None:

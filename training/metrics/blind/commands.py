@@ -37,10 +37,9 @@ def add(commands: argparse._SubParsersAction) -> None:
     blind.add_argument("--out", type=Path, metavar="PAGE", help="folder to write; with --count: JSON")
     blind.add_argument(
         "--prompts",
-        type=Path,
         metavar="FILE",
-        help="show the pairs of these prompts alone: text, one a line, or JSON, which may give them by name "
-        "to videos that do not say theirs in manifest.jsonl or NAME.txt",
+        help="show the pairs of these prompts alone: a list as of `sample`, which may give them by name to "
+        "videos that do not say theirs in manifest.jsonl or NAME.txt",
     )
     blind.add_argument(
         "--questions",
@@ -76,13 +75,16 @@ def blind(options: argparse.Namespace) -> str:
 
 
 def _make(options: argparse.Namespace) -> str:
+    from .. import prompts, vbench_environment
     from .page import check_page, choose_questions, make_page
-    from .pairs import draw, find_pairs, read_prompts
+    from .pairs import draw, find_pairs
 
     if not math.isnan(options.fps) and not 0.01 <= options.fps <= 1000:
         raise ValueError(f"--fps must be from 0.01 to 1000, got {options.fps}.")
     check_page(options.out, [options.a, options.b])
-    asked = read_prompts(options.prompts) if options.prompts else None
+    asked = None
+    if options.prompts:
+        asked = prompts.by_name(options.prompts, vbench_environment.default_folder())
     seed = secrets.randbits(48) if options.seed is None else options.seed
     pairs = draw(find_pairs(options.a, options.b, asked), options.pairs, seed)
     questions = choose_questions(pairs, options.questions)

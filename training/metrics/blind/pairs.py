@@ -1,6 +1,5 @@
 """Which videos of two folders belong together: those of one name, or those of one prompt."""
 
-import json
 import logging
 import random
 import re
@@ -9,14 +8,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from univid.files.regular import open_regular
 from univid.messages import shown
 
 from ..videos import Video, find_videos
 
 NUMBER = re.compile(r"-\d+$")  # VBench's videos are called PROMPT-0 and so on
-MOST = 2**25  # bytes of a file of prompts
-FORMS = "give a text with one a line, or JSON: a list, or an object of prompts by name"
 log = logging.getLogger(__name__)
 
 
@@ -38,7 +34,7 @@ def find_pairs(a: Path, b: Path, asked: dict[str, str] | None = None) -> list[Pa
     folder; then, or where no name is common, the first video of a prompt in A goes with the first of it in B,
     the second with the second.
 
-    asked: as `read_prompts` gives it; pairs of other prompts are left out.
+    asked: prompts by the names of their videos; pairs of other prompts are left out.
 
     Raises:
         ValueError: the same folder twice, one without videos, no pair, or a picture that is missing.
@@ -66,36 +62,6 @@ def find_pairs(a: Path, b: Path, asked: dict[str, str] | None = None) -> list[Pa
                 "take it out of the manifest."
             )
     return pairs
-
-
-def read_prompts(path: Path) -> dict[str, str]:
-    """Prompts by the names of their videos, of the files that `sample` takes; else a prompt is its own name.
-
-    They are a text with one a line, or JSON: an object of prompts by name, or a list (.jsonl: lines) of
-    prompts or of objects that have one.
-
-    Raises:
-        ValueError: it cannot be read, or holds no prompts.
-    """
-    with open_regular(path) as file:
-        content = file.read(MOST + 1)
-    try:
-        if len(content) > MOST:
-            raise ValueError
-        text, suffix = content.decode("utf-8-sig"), Path(path).suffix.lower()
-        lines = [line.strip() for line in text.split("\n") if line.strip()]
-        rows = json.loads(text) if suffix == ".json" else lines
-        if suffix in (".jsonl", ".ndjson"):
-            rows = [json.loads(line) for line in lines]
-        if isinstance(rows, list):
-            prompts = [row["prompt"] if isinstance(row, dict) else row for row in rows]
-            rows = dict(zip(prompts, prompts, strict=True))
-        asked = dict(rows)
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise ValueError(f"{shown(path)} is no file of prompts that can be read; {FORMS}.") from error
-    if not asked or not all(isinstance(text, str) and text for text in asked.values()):
-        raise ValueError(f"{shown(path)} holds no prompts; {FORMS}.")
-    return asked
 
 
 def _with_prompt(video: Video, asked: dict[str, str]) -> Video:
