@@ -4,8 +4,8 @@ HOSTS=ends leaves of several the newest and the oldest that the pack supports. E
 of them for the long files; JOBS of all run at a time.
 
 On the newest of them, `python -m tests.host bench` measures instead what it adds to the library's sampling
-time, `python -m tests.host locales [LANGUAGE]` writes the nodes' texts, see translations.py, and
-`python -m tests.host screenshots` the workflows and their pictures, see screenshots.py.
+time, and `windows` what windows do to long clips; `locales [LANGUAGE]` writes the nodes' texts, see
+translations.py, and `screenshots` the workflows and their pictures, see screenshots.py.
 
 COMFYUI_PATH names hosts, several separated as in PATH; COMFYUI_PYTHON the interpreter of one without a venv.
 """
@@ -28,6 +28,7 @@ PARTS = {  # pytest's arguments; the longer part first
 }
 SCRIPTS = {  # what runs on the newest host instead
     "bench": "bench.py",
+    "windows": "bench_windows.py",
     "locales": "translations.py",
     "screenshots": "screenshots.py",
 }
