@@ -1,8 +1,9 @@
 """Clips of the built-in world as a user has them: a file, and its caption beside it."""
 
+from fractions import Fraction
 from pathlib import Path
 
-import imageio.v3 as iio
+import av
 import numpy as np
 from tqdm import tqdm
 
@@ -18,10 +19,13 @@ def write(path: Path, frames: np.ndarray, caption: str, fps: float) -> None:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     path.with_suffix(".txt").write_text(caption, encoding="utf-8")
-    # The unfinished file's name says no format, and PyAV looks at nothing else unless it is told.
-    with new_file(path) as temporary:
-        with iio.imopen(temporary, "w", plugin="pyav", extension=".mkv", container="matroska") as file:
-            file.write(frames, codec="ffv1", fps=fps, out_pixel_format="bgr0")
+    with new_file(path) as temporary, av.open(str(temporary), "w", format="matroska") as file:
+        stream = file.add_stream("ffv1", rate=Fraction(fps).limit_denominator(1001))
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = "bgr0"
+        for frame in frames:
+            file.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        file.mux(stream.encode())
 
 
 def draw(folder: Path, count: int, *, seed: int, frames: int, size: int, fps: float) -> None:
