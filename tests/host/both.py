@@ -53,13 +53,25 @@ def guider(name):
 
 
 def expected(
-    library, guidance="joint", conds=None, sampler="euler", frames=FRAMES, size=8, steps=4, maps=None
+    library,
+    guidance="joint",
+    conds=None,
+    sampler="euler",
+    frames=FRAMES,
+    size=8,
+    steps=4,
+    maps=None,
+    over_steps=None,
 ):
-    """The library's own sampler at the same seed, steps and conditions; maps: in the place of the masks."""
+    """The library's own sampler at the same seed, steps and conditions.
+
+    maps: in the place of the masks. over_steps: of the pictures' shares, as the library's `Run` takes them.
+    """
     from univid_pack.univid import samplers
     from univid_pack.univid.conditioning import Conditioning
     from univid_pack.univid.noise import ClipNoise
-    from univid_pack.univid.steer import Masks
+    from univid_pack.univid.steer import Masks, Steering
+    from univid_pack.univid.steer.run import Run
 
     (text, extras), (none, _) = (c[0] for c in conds or conditionings())
 
@@ -74,12 +86,13 @@ def expected(
     )
     uncond = Conditioning(text=none, image=None, weights=torch.tensor([[1.0, 0.0]]))
     denoiser = library.denoiser()
+    acting = Run(denoiser, Steering(), over_steps)
     sigmas = samplers.sigma_schedule(SCHEDULER, denoiser.schedule, steps, 1.0)
     noise = ClipNoise([7])
     x = samplers.initial_x(noise((1, 4, frames, size, size)), sigmas[0], denoiser.schedule, None)
     g = guider(guidance)
     x = samplers.get_sampler(sampler, denoiser.schedule)(
-        lambda x, s: g(denoiser, x, s, cond, uncond), x, sigmas, noise=noise
+        lambda x, s: g(denoiser, x, s, acting.shown(cond, s), uncond), x, sigmas, noise=noise
     )
     # The library's latents are scaled, the host's are not.
     return rearrange(x, "1 c t h w -> t c h w") / 0.18215

@@ -38,6 +38,16 @@ def maps_of(shares):
     return Masks().maps(FRAMES, 8, 8, shares)
 
 
+def test_steps_of_a_picture_are_the_librarys(model, library):
+    falling = torch.linspace(1, 0, 64)
+    ours = run(model, conds=added(conditionings(), share=falling.view(1, 64, 1)))[0]
+    maps, shares = maps_of([torch.ones(1, 1, 1)] * 2), torch.stack([torch.ones(64), falling], 1)[None]
+    conds = added(conditionings())
+    assert difference(ours, expected(library, conds=conds, maps=maps, over_steps=shares)) < 1e-4
+    rising = shares.flip(1)  # a control: the other way round
+    assert difference(ours, expected(library, conds=conds, maps=maps, over_steps=rising)) > 1e-3
+
+
 def test_shares_follow_the_steps_and_weights_set_later(model):
     from univid_pack.nodes.host.conditioning import with_weights
 
