@@ -54,7 +54,7 @@ def recipe(root: Path, gpu: bool = False) -> Recipe:
             ),
             base=BUILT_IN,
             lora=LoraConfig(rank=RANK, alpha=RANK),
-            noise=NoiseOptions(distill=DistillOptions(intervals=20)),  # fewer are learnt sooner
+            noise=NoiseOptions(distill=DistillOptions()),
         ),
         dtype="bfloat16" if gpu else "float32",
         logs=LogsConfig(every=10, save_every=250, validate_every=250),
