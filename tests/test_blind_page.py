@@ -167,7 +167,7 @@ def test_prompts_pair_what_names_do_not(blind):
     assert "1 pair, asked" in blind("ours", "theirs", "--out", "y", "--prompts", "list.txt")
     manifest(blind.folder / "ours", [{"file": "clip1.mp4", "prompt": "knitting"}])
     manifest(blind.folder / "theirs", [{"file": "clip0.mp4", "prompt": "knitting"}])
-    assert "1 pair, asked" in blind("ours", "theirs", "--out", "ucf", "--prompts", "ucf101")
+    assert "2 pairs, asked" in blind("ours", "theirs", "--out", "ucf", "--prompts", "ucf101")
 
 
 @pytest.mark.parametrize(

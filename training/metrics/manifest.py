@@ -141,16 +141,15 @@ def write(out: Path, rows: list[dict]) -> None:
         temporary.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
-def read(folder: Path) -> dict[str, dict]:
-    """The rows of a folder's manifest by their files, whoever wrote it; none = it has no manifest.
+def read(folder: Path) -> list[dict]:
+    """The rows of a folder's manifest that name a "file", whoever wrote it; none = it has no manifest.
 
-    What a row says of "prompt" and "image" is text, of "fps" a number above 0; lines without "file" are about
-    no video.
+    What a row says of "prompt" and "image" is text, of "fps" a number above 0.
 
     Raises:
         ValueError: a line is something else.
     """
-    path, rows = folder / NAME, {}
+    path, rows = folder / NAME, []
     if not path.exists():
         return rows
     with open_regular(path) as file:
@@ -168,7 +167,7 @@ def read(folder: Path) -> dict[str, dict]:
                     "above 0; correct the line."
                 )
             if "file" in row:
-                rows[row["file"]] = row
+                rows.append(row)
     return rows
 
 

@@ -145,13 +145,13 @@ def found(folder: Path) -> list[Video]:
     if not folder.is_dir():
         raise ValueError(f"expected a folder of videos, got {shown(folder)}; check the name.")
     listed = manifest.read(folder)
-    for name, row in listed.items():
-        if "prompt" not in row or Path(name).name != name:
+    for row in listed:
+        if "prompt" not in row or Path(row["file"]).name != row["file"]:
             raise ValueError(
                 f"VBench needs the prompt of every video, and all of them in one folder, which "
-                f"{shown(folder / manifest.NAME, 80)} does not say of {shown(name, 80)}; run `sample` again."
+                f"{shown(folder / manifest.NAME, 80)} does not say of {shown(row['file'], 80)}; run `sample` again."
             )
-    rows = [(name, row["prompt"]) for name, row in listed.items()]
+    rows = [(row["file"], row["prompt"]) for row in listed]
     if not rows:
         names = sorted(path.name for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
         rows = [(name, re.sub(r"-\d+$", "", Path(name).stem)) for name in names if not name.startswith(".")]

@@ -74,7 +74,7 @@ def find_videos(folder: Path) -> list[Video]:
     folder = Path(folder)
     if not folder.is_dir():
         raise ValueError(f"expected a folder of videos, got {shown(folder)}, which is none; give one.")
-    rows = manifest.read(folder)
+    rows = {row["file"]: row for row in manifest.read(folder)}
     found: dict[str, Video] = {}
     for path in _walk(folder, top=True):
         file = path.relative_to(folder).as_posix()
