@@ -266,9 +266,17 @@ def test_a_signal_leaves_nothing(tmp_path, name, times, kind):
     assert listing(tmp_path) == []
 
 
+@pytest.fixture
+def handlers():
+    """Gives back those of signals, as a program that is told to stop keeps `stoppable`'s to its end."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 @posix
-@posix
-def test_a_signal_in_the_middle_of_a_check_leaves_nothing(tmp_path, monkeypatch):
+def test_a_signal_in_the_middle_of_a_check_leaves_nothing(tmp_path, monkeypatch, handlers):
     def opened(*args):
         file = open(*args)
         os.kill(os.getpid(), signal.SIGTERM)
