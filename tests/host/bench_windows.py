@@ -8,6 +8,7 @@ time give.
 import argparse
 import importlib.util
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 spec = importlib.util.spec_from_file_location("conftest", Path(__file__).with_name("conftest.py"))
@@ -20,6 +21,7 @@ import torch  # noqa: E402
 from comfy_extras.nodes_context_windows import ContextWindowsManualNode  # noqa: E402
 from univid_pack.nodes.decode import UniVidDecodeVideo  # noqa: E402
 from univid_pack.nodes.encode import UniVidEncodeDualPrompt  # noqa: E402
+from univid_pack.nodes.host.model import profile_of  # noqa: E402
 from univid_pack.nodes.host.sampling import OWN, sample  # noqa: E402
 from univid_pack.nodes.load import UniVidLoad  # noqa: E402
 from univid_pack.nodes.longer import UniVidFreeNoise  # noqa: E402
@@ -58,7 +60,7 @@ def main() -> None:
     clips = parser.parse_args().clips
     comfy.utils.PROGRESS_BAR_ENABLED = False
     model, clip, _, vae = UniVidLoad.execute("built-in", "fp32").result
-    asked = conditions(ROW, range(clips), type("Frames", (), {"frames": FRAMES, "height": 64}))
+    asked = conditions(replace(ROW, frames=FRAMES), range(clips), profile_of(model))
     print(f"{clips} clips of {FRAMES} frames, windows of {WINDOW}, one every {STRIDE} frames")
     print("| windows | found | consistency |\n| --- | ---: | ---: |")
     for name, windowed in WINDOWS.items():

@@ -4,13 +4,14 @@ As StyleGAN-V measures it (Skorokhodov et al. 2022): 16 frames, the 400 numbers 
 network is StyleGAN-V's TorchScript, or ours with the weights that VideoGPT, TATS and cd-fvd measure with.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from torch import Tensor, nn
+from torch import Tensor
 
 from univid.files.weights import open_weights
 
@@ -26,30 +27,35 @@ WEIGHTS = "i3d_pretrained_400.pt"
 
 def load(path: Path, device: torch.device) -> Features:
     """I3D as TorchScript, which resizes to 224 x 224 and goes to -1..1 by itself, or its weights alone."""
-    network = _with_weights(path) if path.name == WEIGHTS else torch.jit.load(path, "cpu")
-    network = network.to(device).eval()
+    logits = (_with_weights if path.name == WEIGHTS else _torch_script)(path, device)
 
     def features(frames: np.ndarray) -> np.ndarray:
-        video = torch.from_numpy(frames).to(device).float()
-        if path.name == WEIGHTS:
-            logits = network(rearrange(resized(video), "t c h w -> 1 c t h w") / 127.5 - 1)
-        else:
-            video = rearrange(video, "t h w c -> 1 c t h w").contiguous()
-            logits = network(video, rescale=True, resize=True, return_features=True)
-        return logits.float().cpu().numpy()
+        return logits(torch.from_numpy(frames).to(device).float()).float().cpu().numpy()
 
     return features
 
 
-def resized(frames: Tensor) -> Tensor:
-    """Frames `[t h w 3]` as `[t 3 224 224]`, bilinear, without antialiasing."""
-    return F.interpolate(rearrange(frames, "t h w c -> t c h w"), (SIZE, SIZE), mode="bilinear")
+def _torch_script(path: Path, device: torch.device) -> Callable[[Tensor], Tensor]:
+    network = torch.jit.load(path, map_location=device).eval()
+
+    def logits(frames: Tensor) -> Tensor:
+        video = rearrange(frames, "t h w c -> 1 c t h w").contiguous()
+        return network(video, rescale=True, resize=True, return_features=True)
+
+    return logits
 
 
-def _with_weights(path: Path) -> nn.Module:
+def _with_weights(path: Path, device: torch.device) -> Callable[[Tensor], Tensor]:
     file, network = open_weights(path), i3d.I3D()
     network.load_state_dict({name: file.read(name) for name in file.entries})
-    return network
+    network.to(device).eval()
+
+    def logits(frames: Tensor) -> Tensor:
+        pictures = rearrange(frames, "t h w c -> t c h w")
+        resized = F.interpolate(pictures, (SIZE, SIZE), mode="bilinear")  # without antialiasing
+        return network(rearrange(resized, "t c h w -> 1 c t h w") / 127.5 - 1)
+
+    return logits
 
 
 I3D = Extractor(

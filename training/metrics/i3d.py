@@ -91,12 +91,12 @@ class I3D(nn.Module):
                 layers[f"before_{name}"] = Pool(*POOLED[name])
             layers[name] = Mixed(width, channels)
             width = layers[name].width
-        self.layers = tuple(layers)
         for name, layer in layers.items():
             self.add_module(name, layer)
         self.logits = Unit(width, classes, last=True)
 
     def forward(self, video: Tensor) -> Tensor:
-        for name in self.layers:
-            video = getattr(self, name)(video)
-        return self.logits(F.avg_pool3d(video, (2, 7, 7), 1)).mean((2, 3, 4))
+        *layers, logits = self.children()
+        for layer in layers:
+            video = layer(video)
+        return logits(F.avg_pool3d(video, (2, 7, 7), 1)).mean((2, 3, 4))

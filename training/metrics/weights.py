@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from univid.files.hashes import noted_sha256
+from univid.files.regular import open_regular
 from univid.messages import shown
 
 
@@ -78,8 +79,6 @@ def find_weights(files: tuple[WeightFile, ...], folder: Path | None) -> Found:
 
 def _git_blob(path: Path) -> str:
     """SHA-1 of a file as git counts it, with its kind and length in front."""
-    with open(path, "rb") as file:
-        digest = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
-        while chunk := file.read(2**20):
-            digest.update(chunk)
-    return digest.hexdigest()
+    with open_regular(path) as file:
+        content = file.read()
+    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
