@@ -47,7 +47,7 @@ def main() -> int:
     if sys.argv[1:] and sys.argv[1] in SCRIPTS:
         return run_script(next(host for host in hosts if host.supported), *sys.argv[1:])
     floor = ".".join(str(part) for part in FLOOR)
-    results, failed = [], False
+    results, failures, failed = [], [], False
     if os.environ.get("HOSTS") == "ends":
         supported = [host for host in hosts if host.supported]  # newest first
         hosts = supported[:1] + supported[1:][-1:]
@@ -58,21 +58,25 @@ def main() -> int:
     jobs = [(host, part) for part in PARTS for host in hosts if host.supported or not part]
     with ThreadPoolExecutor(int(os.environ.get("JOBS", 1))) as pool:
         done = pool.map(lambda job: run_tests(*job), jobs)
-        for (host, part), (status, summary) in zip(jobs, done, strict=True):
+        for (host, part), (status, summary, wrong) in zip(jobs, done, strict=True):
             failed |= status not in (0, NOTHING_COLLECTED)
             results.append(f"{host.version}{part}: {summary}")
+            failures += [f"{host.version}{part}: {line}" for line in wrong]
     if not any(host.supported for host in hosts):
         results.append(f"!!! NONE OF THEM IS ComfyUI {floor} OR NEWER: THE NODES WERE NOT TESTED !!!")
-    print(f"\nhost tests {'FAILED' if failed else 'passed'}: " + "; ".join(results))
+    print("\n" + "".join(failures) + f"host tests {'FAILED' if failed else 'passed'}: " + "; ".join(results))
     return int(failed)
 
 
-def run_tests(host, part: str) -> tuple[int, str]:
-    """pytest's exit status and its last line; each line is shown as it comes, behind the host's version."""
+def run_tests(host, part: str) -> tuple[int, str, list[str]]:
+    """pytest's exit status, its last line, and those that name a failed test.
+
+    Each line is shown as it comes, behind the host's version.
+    """
     command = [host.python, "-m", "pytest", "-c", FOLDER / "pytest.ini", *PARTS[part], "-q", *sys.argv[1:]]
     environment = {**os.environ, "UNIVID_HOST": str(host.root)}
     environment.pop("PYTHONPATH", None)
-    line = ""
+    line, wrong = "", []
     with (
         tempfile.TemporaryDirectory() as elsewhere,  # -m puts the working directory on sys.path
         subprocess.Popen(
@@ -82,7 +86,9 @@ def run_tests(host, part: str) -> tuple[int, str]:
     ):  # fmt: skip
         for line in run.stdout:
             print(f"{host.version}{part}: {line}", end="", flush=True)
-    return run.returncode, line.strip("= \n")
+            if line.startswith(("FAILED ", "ERROR ")):
+                wrong.append(line)
+    return run.returncode, line.strip("= \n"), wrong
 
 
 def run_script(host, name: str, *arguments: str) -> int:
