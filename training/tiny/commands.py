@@ -49,15 +49,6 @@ def add(commands: argparse._SubParsersAction) -> None:
     motion.add_argument("--clips", type=int, default=50, help="clips a row (default: %(default)s)")
     motion.add_argument("--out", type=Path, help="a copy of the LoRA (default: in its run's folder alone)")
 
-    turbo = commands.add_parser(
-        "turbo", help="teach the built-in model few steps, and score it beside itself in all its steps"
-    )
-    turbo.add_argument("--clips", type=int, default=100, help="clips a row (default: %(default)s)")
-    turbo.add_argument("--out", type=Path, help="a copy of the LoRA (default: in its run's folder alone)")
-    turbo.add_argument(
-        "--workers", type=int, default=1, help="single-threaded processes that score (default: %(default)s)"
-    )
-
     gallery = commands.add_parser("gallery", help="draw samples.png and steering.png")
     gallery.add_argument("--checkpoint", type=Path, default=BUILT_IN, help="default: the built-in one")
     gallery.add_argument("--out", type=Path, required=True, help="folder")
@@ -190,28 +181,10 @@ def motion(options: argparse.Namespace, device) -> None:
         return
     result = customised.evaluate(made, options.clips, options.root / "motion.json", options.device)
     print(customised.report(result))
-    _copy(made[customised.LORA], options.out)
-
-
-def _copy(lora: Path, out: Path | None) -> None:
-    if out is not None:
-        with new_file(out) as temporary:
-            shutil.copy(lora, temporary)
-        print(out)
-
-
-def turbo(options: argparse.Namespace, device) -> None:
-    """Train what is missing, and score it; all figures are in turbo.json."""
-    from . import turbo as distilled
-    from .machine import Machine
-
-    made = distilled.train_missing(options.root, device)
-    if distributed.rank() > 0:
-        return
-    machine = Machine(workers=options.workers, device=options.device)
-    result = distilled.evaluate(made, options.clips, options.root, options.root / "turbo.json", machine)
-    print(distilled.report(result))
-    _copy(made, options.out)
+    if options.out is not None:
+        with new_file(options.out) as temporary:
+            shutil.copy(made[customised.LORA], temporary)
+        print(options.out)
 
 
 def gallery(options: argparse.Namespace, device) -> None:
@@ -220,6 +193,4 @@ def gallery(options: argparse.Namespace, device) -> None:
     print(*write_gallery(options.checkpoint, options.out), sep="\n")
 
 
-COMMANDS = {
-    command.__name__: command for command in (tiny, experts, ablation, evaluate, motion, turbo, gallery)
-}
+COMMANDS = {command.__name__: command for command in (tiny, experts, ablation, evaluate, motion, gallery)}
