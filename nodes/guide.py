@@ -28,9 +28,9 @@ def guidance_inputs() -> list:
             "picture each by its own scale, 3 branches. nested: picture first, then text on top, 3 branches.",
         ),
         scale(
-            "guidance_scale", 3.0,
-            "Used in joint mode: how strongly the conditions are followed. 1 = no guidance. The built-in "
-            "model likes 3, full-size models 7.5.",
+            "guidance_scale", 1.0,
+            "Used in joint mode: how strongly the conditions are followed. 1 = no guidance, and no negative "
+            "prompt. The built-in model likes 1, full-size models 7.5.",
         ),
         scale(
             "text_guidance", 3.0,
@@ -83,7 +83,7 @@ class UniVidGuiderNode(io.ComfyNode):
     ) -> io.NodeOutput:
         profile_of(model)
         scales = build(mode, guidance_scale, text_guidance, image_guidance, rescale)
-        tell_what_steers(positive, RAISE, scales)
+        tell_what_steers(positive, RAISE, scales, negative)
         guider = UniVidGuider(model, scales)
         guider.set_conds(positive, negative)
         return io.NodeOutput(guider)

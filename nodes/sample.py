@@ -18,16 +18,16 @@ def sampling_inputs() -> list:
             tooltip="Of the noise; the same seed makes the same clip.",
         ),
         io.Int.Input(
-            "steps", default=10, min=1, max=10000,
-            tooltip="Sampling steps of a clip: 10 suit the built-in model, 25 to 50 full-size ones.",
+            "steps", default=12, min=1, max=10000,
+            tooltip="Sampling steps of a clip: 12 suit the built-in model, 25 to 50 full-size ones.",
         ),
         io.Combo.Input(
-            "sampler_name", options=sampling.SAMPLERS, default="dpmpp_2m",
-            tooltip="How a step is taken; dpmpp_2m needs few steps. An imported model knows best its own.",
+            "sampler_name", options=sampling.SAMPLERS, default=sampling.OWN,
+            tooltip="How a step is taken. Each checkpoint says what suits it, the built-in one lcm.",
         ),
         io.Combo.Input(
-            "scheduler", options=sampling.SCHEDULERS, default="sgm_uniform",
-            tooltip="How the noise levels of the steps are spaced. An imported model knows best its own.",
+            "scheduler", options=sampling.SCHEDULERS, default=sampling.OWN,
+            tooltip="How the noise levels of the steps are spaced. Each checkpoint says what suits it.",
         ),
     ]  # fmt: skip
 
@@ -82,7 +82,7 @@ class UniVidPSTSampler(io.ComfyNode):
         text_guidance, image_guidance, denoise, rescale=0.0, eta=-1.0,
     ) -> io.NodeOutput:  # fmt: skip
         guider = build(mode, guidance_scale, text_guidance, image_guidance, rescale)
-        tell_what_steers(positive, RAISE, guider)
+        tell_what_steers(positive, RAISE, guider, negative)
         out, pulls = sampling.sample(
             model, positive, negative, latent,
             seed=seed, steps=steps, sampler_name=sampler_name, scheduler=scheduler, denoise=denoise, eta=eta,

@@ -42,9 +42,9 @@ class UniVidModalitySweep(io.ComfyNode):
                 weights("text_weights", "lambda_t of each row"),
                 weights("image_weights", "lambda_v of each column; 0 alone where there is no picture"),
                 io.Float.Input(
-                    "guidance_scale", default=3.0, min=0.0, max=100.0, step=0.1, round=0.01,
-                    tooltip="Joint guidance: how strongly text and picture are followed. The built-in model "
-                    "likes 3, full-size models 7.5.",
+                    "guidance_scale", default=1.0, min=0.0, max=100.0, step=0.1, round=0.01,
+                    tooltip="Joint guidance: how strongly text and picture are followed. 1 = none. The "
+                    "built-in model likes 1, full-size models 7.5.",
                 ),
             ],
             outputs=[

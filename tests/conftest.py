@@ -29,7 +29,11 @@ def small_checkpoint(tmp_path_factory):
         text=dataclasses.replace(tiny.text, width=32, layers=2, embed_dim=32),
         vision=dataclasses.replace(tiny.vision, width=32, layers=1, embed_dim=32),
     )  # fmt: skip
-    profile = dataclasses.replace(presets.PROFILES["tiny"], frames=3, height=32, width=32, steps=2)
+    tiny_profile = presets.PROFILES["tiny"]
+    profile = dataclasses.replace(
+        tiny_profile, frames=3, height=32, width=32, steps=2, sampler="dpmpp_2m",
+        guidance=dataclasses.replace(tiny_profile.guidance, scale=3.0),
+    )  # fmt: skip
     generator = torch.Generator().manual_seed(0)
     parts = meta_modules(small)
     for part in parts.values():

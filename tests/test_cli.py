@@ -206,6 +206,7 @@ BAD = [
     (("--prompt", PROMPT, "--guidance", "nested", "--text-guidance", "inf"), "text"),
     (("--prompt", PROMPT, "--guidance", "nested", "--guidance-scale", 2), "--guidance-scale does nothing"),
     (("--prompt", PROMPT, "--image-guidance", 2), "--image-guidance does nothing"),
+    (("--prompt", PROMPT, "--guidance-scale", 1, "--negative", "blur"), "--negative does nothing"),
     (("--prompt", PROMPT, "--seed", -1), "seed"),
     (("--prompt", PROMPT, "--seed", 2**70), "seed"),
     (("--prompt", PROMPT, "--fps", 0), "fps"),

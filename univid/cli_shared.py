@@ -161,6 +161,9 @@ def common(args: argparse.Namespace, profile) -> dict:
     for name in ("text", "image") if guidance.kind == "joint" else ("scale",):
         if name in given:
             raise ValueError(f"{asked[name][0]} does nothing with {guidance.kind} guidance; see --guidance.")
+    guider = profile_guider(dataclasses.replace(profile, guidance=guidance))
+    if args.negative and not any("e0" in guider.plan(True, pictured) for pictured in (False, True)):
+        raise ValueError("--negative does nothing under guidance of 1; give --guidance-scale 3 too.")
     if args.eta is not None and (args.sampler or profile.sampler) != "ddim":
         raise ValueError(
             f"--eta does nothing with {args.sampler or profile.sampler}; give --sampler ddim too."
@@ -170,7 +173,7 @@ def common(args: argparse.Namespace, profile) -> dict:
         raise ValueError("--references names a level twice; give each of them once.")
     return {
         "negative": args.negative,
-        "guidance": profile_guider(dataclasses.replace(profile, guidance=guidance)),
+        "guidance": guider,
         "sampling": Sampling(
             args.steps,
             args.sampler,

@@ -132,6 +132,11 @@ FROM_NOISE = StartProfile(timestep=None, denoise=1.0, biased_noise=None)
 # sampler of second order, or a schedule that spends steps between the two (karras, exponential), ends in
 # another picture (means of 229, 100 and 23 where 19 is right). From timestep 935, sigma 31, ten steps of all
 # are within 4 levels and six of karras within 9; from 900 or 960 those six may end elsewhere.
+#
+# What it gets wrong in the noisiest steps stays in the clip under a sampler that carries it on: of
+# neighbouring frames 78 % are steady after ten steps of dpmpp_2m under guidance of 3. lcm takes fresh noise
+# in every step and so guesses anew: 94 % after twelve of them without guidance. More steps are steadier still
+# with a picture alone and drift away from its place: 90 of 100 clips pass it in twelve, 17 of 24 in sixteen.
 TINY_START = dataclasses.replace(FROM_NOISE, timestep=935)
 PROFILES = {
     "paper": SamplingProfile(
@@ -145,8 +150,8 @@ PROFILES = {
         guidance=GuidanceProfile("joint", scale=9.0, text=9.0, image=1.0, rescale=0.0),
     ),
     "tiny": SamplingProfile(
-        frames=12, height=64, width=64, fps=8.0, steps=10, sampler="dpmpp_2m", sigma_schedule="sgm_uniform",
+        frames=12, height=64, width=64, fps=8.0, steps=12, sampler="lcm", sigma_schedule="sgm_uniform",
         eta=0.0, inputs=NO_INPUTS, start=TINY_START,
-        guidance=GuidanceProfile("joint", scale=3.0, text=3.0, image=2.0, rescale=0.0),
+        guidance=GuidanceProfile("joint", scale=1.0, text=3.0, image=2.0, rescale=0.0),
     ),
 }  # fmt: skip

@@ -94,8 +94,9 @@ def preflight(model, samples: Tensor, guider: UniVidGuider) -> None:
     shape, free = (min(frames, window), *samples.shape[1:]), room(model.load_device)
     alone, all_branches = (model.model.memory_required([n * shape[0], *shape[1:]]) for n in (1, branches))
     logger.info(
-        "UniVid: %d frames of %d x %d, %d branches a step, %s, about %.2f GB for activations, %.2f GB free",
-        frames, 8 * width, 8 * height, branches, _dtype(model), all_branches / 1e9, free / 1e9,
+        "UniVid: %d frames of %d x %d, %d branch%s a step, %s, about %.2f GB for activations, %.2f GB free",
+        frames, 8 * width, 8 * height, branches, "es" * (branches > 1), _dtype(model), all_branches / 1e9,
+        free / 1e9,
     )  # fmt: skip
     smaller = ", or load the model as bf16" if model.model.get_dtype_inference() == torch.float32 else ""
     clip = memory.finished(1, (frames, 8 * height, 8 * width))

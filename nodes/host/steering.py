@@ -15,11 +15,15 @@ _told: set[str] = set()  # ids of the nodes on which the interface shows a sente
 
 
 def tell_what_steers(
-    conditioning: list, advice: str, guidance: Joint | Separate | Nested | None = None
+    conditioning: list,
+    advice: str,
+    guidance: Joint | Separate | Nested | None = None,
+    negative: list | None = None,
 ) -> None:
     """Say, in the log and on the node that runs, that neither text nor picture steers, why, and what to do.
 
-    With `guidance` only where that leaves them out: the node that made the conditioning has said the rest.
+    With `guidance` only where that leaves them out, or the negative prompt: the node that made the
+    conditioning has said the rest.
     """
     reasons = _reasons(conditioning)
     if guidance is not None:
@@ -28,6 +32,11 @@ def tell_what_steers(
     if all(reasons):
         why = " and ".join(dict.fromkeys(reasons))
         sentence = f"{why}, so nothing steers the clip; {advice}."
+    elif negative and _unheard(negative, reasons, guidance):
+        sentence = (
+            "guidance of 1 gives the negative prompt no say; raise its scale, or leave the prompt empty."
+        )
+    if sentence:
         logger.warning("UniVid: %s", sentence)
     _show(sentence)
 
@@ -57,6 +66,14 @@ def _guided(
     if not guidance.image:
         picture = picture or "image_guidance is 0"
     return text, picture
+
+
+def _unheard(
+    negative: list, reasons: tuple[str | None, str | None], guidance: Joint | Separate | Nested
+) -> bool:
+    """Whether there is a negative prompt, and guidance leads away from nothing."""
+    says = any(extras.get(keys.HAS_TEXT, False) for _, extras in negative)
+    return says and "e0" not in guidance.plan(*(reason is None for reason in reasons))
 
 
 def _show(sentence: str | None) -> None:

@@ -59,6 +59,27 @@ def test_weights_of_zero_drop_branches_as_in_the_library(model, library, guidanc
     assert difference(run(model, guidance, conds)[0], expected(library, guidance, conds)) < 1e-4
 
 
+def test_an_interrupt_ends_a_run_before_the_next_step(model):
+    import comfy.model_management as management
+
+    calls, expected = [], run(model)[0]
+
+    def counted(apply, given):
+        calls.append(given)
+        if len(calls) == 2:
+            management.interrupt_current_processing(True)
+        return apply(given["input"], given["timestep"], **given["c"])
+
+    patched = model.clone()
+    patched.set_model_unet_function_wrapper(counted)
+    with pytest.raises(management.InterruptProcessingException):
+        run(patched)
+    assert len(calls) == 2
+    assert torch.equal(run(model)[0], expected)
+    run(patched)
+    assert len(calls) == 2 + 4
+
+
 def test_prompts_pictures_and_weights_for_each_frame(model, library):
     per_frame = conditionings(
         torch.rand(FRAMES, 2, generator=torch.Generator().manual_seed(5)),

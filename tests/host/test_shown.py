@@ -69,14 +69,17 @@ def unsteered(server, name, **values):
     queued = graph(server, "text_and_image_to_video", **values)
     if name == "without picture":
         del queued[queued.one("UniVidEncodeDualPrompt")]["inputs"]["image"]
-    run = good(server, queued)
-    size = 4  # bytes that tell the length of the node's id
-    texts = []
+    texts = told_on_nodes(queued, good(server, queued))
+    log = [line for line in server.log()[seen:].splitlines() if "nothing steers" in line]
+    return texts, log
+
+
+def told_on_nodes(queued, run):
+    size, texts = 4, []  # bytes that tell the length of the node's id
     for data in (data for kind, data in run.events if kind == "text"):
         end = size + int.from_bytes(data[:size], "big")
         texts.append((queued[data[size:end].decode()]["class_type"], data[end:].decode()))
-    log = [line for line in server.log()[seen:].splitlines() if "nothing steers" in line]
-    return texts, log
+    return texts
 
 
 WEIGHTS, ENCODE, SAMPLER = "UniVidModalityWeights", "UniVidEncodeDualPrompt", "UniVidPSTSampler"
@@ -117,6 +120,22 @@ def test_a_clip_that_nothing_steers_is_told_once_on_the_node(server, name, value
     texts, log = unsteered(server, "mended", seed=25)  # what is on the nodes is replaced
     assert dict(texts) == dict.fromkeys(told, "Prompt or picture steer the clip.") and not log
     assert unsteered(server, "as before", seed=26) == ([], [])
+
+
+@pytest.mark.parametrize(
+    "values, told",
+    [
+        ({"guidance_scale": 1.0}, True),
+        ({"guidance_scale": 1.5}, False),
+        ({"mode": "separate", "text_guidance": 1.0}, True),
+        ({"mode": "separate", "text_guidance": 1.5}, False),
+    ],
+)
+def test_a_negative_prompt_that_has_no_say_is_told_on_the_node(server, values, told):
+    queued = graph(server, "text_to_video", seed=27, **values)
+    queued[queued.one("UniVidEncodeDualPrompt")]["inputs"]["negative"] = "a blue square"
+    texts = told_on_nodes(queued, good(server, queued))
+    assert any(node == SAMPLER and "negative prompt no say" in text for node, text in texts) == told
 
 
 def test_control_acts_and_its_pictures_must_fit_the_clip(server):
