@@ -2,7 +2,10 @@
 
     python -m tests.bench_steering --clips 16                             # all of it
     python -m tests.bench_steering --clips 16 --only motion --given picture
-    python -m tests.bench_steering --clips 16 --only start
+    python -m tests.bench_steering --clips 16 --only start --ode
+
+With --ode they are sampled as full-size models are, by a solver of the ODE under guidance, where the first
+noise says what a clip will be; else as the model's profile says, by lcm, which draws new noise in every step.
 
 Motion: clips from text alone and from a picture alone, the same noise in every row. Start: clips three times
 as long as a window, with each window's noise its own or the same, and clips whose noise has the low bands
@@ -12,6 +15,7 @@ at 24 frames of 576 x 320.
 """
 
 import argparse
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -62,6 +66,8 @@ START = {  # by frames; FreeInit costs a whole run more for each
         "FreeInit, 3 runs": Sampling(low_band=LowBand(runs=3)),
     },
 }
+ODE = {"steps": 10, "sampler": "dpmpp_2m"}
+GUIDANCE = 3.0
 REUSE = [(2, 1), (2, 2), (2, 4), (3, 2)]
 STEPS = 20
 
@@ -76,6 +82,14 @@ class Cost:
     whole: int
     reusing: list[float]
     alone: float
+
+
+def built_in(ode: bool) -> UniVid:
+    model = load(dtype=torch.float32)
+    if ode:
+        guidance = dataclasses.replace(model.profile.guidance, scale=GUIDANCE)
+        model.profile = dataclasses.replace(model.profile, guidance=guidance, **ODE)
+    return model
 
 
 def cost(config: UNetConfig, size: Sequence[int]) -> Cost:
@@ -200,15 +214,16 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=16, metavar="N")
     parser.add_argument("--only", choices=("motion", "start", "reuse", "costs"))
     parser.add_argument("--given", choices=tuple(GIVEN), nargs="+", default=tuple(GIVEN), help="of motion")
+    parser.add_argument("--ode", action="store_true", help="10 steps of dpmpp_2m under guidance of 3")
     args = parser.parse_args()
     if args.only in (None, "costs"):
         costs()
     if args.only in (None, "motion"):
-        motion(load(dtype=torch.float32), args.clips, args.given)
+        motion(built_in(args.ode), args.clips, args.given)
     if args.only in (None, "start"):
-        start(load(dtype=torch.float32), args.clips)
+        start(built_in(args.ode), args.clips)
     if args.only in (None, "reuse"):
-        reuse(load(dtype=torch.float32), args.clips)
+        reuse(built_in(args.ode), args.clips)
 
 
 if __name__ == "__main__":
