@@ -17,9 +17,10 @@ from .towers import frozen_towers
 from .vae import frozen_vae
 from .variants import config_of
 
-# How the expert for known frames is sampled: windows of so many frames, of which half may be known; and under
-# little guidance, as known frames say most (of 72 frames in between 74 % lay right at 1 and 1.5, 64 % at 3).
-EXPERT_FRAMES, EXPERT_GUIDANCE = 24, 1.5
+# How the expert for known frames is sampled: windows of so many frames, of which half may be known; and in few
+# steps, as known frames say most (of 144 frames in between 92 % lay right in 6, 85 in 4, 88 in 8, and 83 in 8
+# under guidance of 1.5).
+EXPERT_FRAMES, EXPERT_STEPS = 24, 6
 
 
 def export(root: Path, run: str, out: Path) -> None:
@@ -55,8 +56,7 @@ def export(root: Path, run: str, out: Path) -> None:
         },
     )
     if (joined := options.get("joined")) is not None:
-        guidance = replace(model.profile.guidance, scale=EXPERT_GUIDANCE)
-        profile = replace(model.profile, frames=EXPERT_FRAMES, guidance=guidance)
+        profile = replace(model.profile, frames=EXPERT_FRAMES, steps=EXPERT_STEPS)
         model = widened(replace(model, profile=profile), joined["concat"])
     take_over(model.unet, saved["ema"], path)
     checkpoints.save(out, model, dtype=torch.float16, beside_built_in=joined is not None)
