@@ -12,11 +12,11 @@ from torch import Tensor
 from ...univid import memory
 from ...univid.guidance import Pulls
 from ...univid.machine import available_memory
-from .ddim import ddim
 from .guider import Guidance, UniVidGuider
 from .model import profile_of
 from .patches import owners
 from .preview import ClipPreviewer, previewer_of
+from .step_noise import StepNoise, ddim, lcm
 
 OWN = "the checkpoint's own"
 SAMPLERS = [*comfy.samplers.KSampler.SAMPLERS, OWN]
@@ -69,9 +69,7 @@ def sample(
     out = host_guider.sample(
         noise,
         samples,
-        ddim(eta, model.get_model_object("model_sampling"), seed)
-        if sampler_name == "ddim" and eta
-        else comfy.samplers.sampler_object(sampler_name),
+        _sampler(model, sampler_name, eta, seed, latent | {"samples": samples}),
         sigmas,
         denoise_mask=latent.get("noise_mask"),
         callback=_callback(model, len(sigmas) - 1),
@@ -81,6 +79,17 @@ def sample(
     out = out.to(device=management.intermediate_device(), dtype=management.intermediate_dtype())
     result = {key: value for key, value in latent.items() if key != "downscale_ratio_spacial"}
     return result | {"samples": out}, host_guider.pulls
+
+
+def _sampler(model, name: str, eta: float, seed: int, latent: dict) -> comfy.samplers.KSAMPLER:
+    """The host's, but for those whose noise in a step is the library's, so that both make the same clip."""
+    t, *shape = latent["samples"].shape
+    noise = StepNoise(seed, (max(latent.get("batch_index", [t - 1])) + 1, *shape))
+    if name == "ddim" and eta:
+        return ddim(eta, model.get_model_object("model_sampling"), noise)
+    if name == "lcm":
+        return lcm(noise, (t, *shape), model.load_device)
+    return comfy.samplers.sampler_object(name)
 
 
 def preflight(model, samples: Tensor, guider: UniVidGuider) -> None:

@@ -31,7 +31,9 @@ def files(pack, tmp_path_factory):
         text=dataclasses.replace(tiny.text, width=32, layers=2, embed_dim=32),
         vision=None,
     )
-    profile = dataclasses.replace(presets.PROFILES["tiny"], frames=3, height=32, width=32, steps=STEPS)
+    profile = dataclasses.replace(
+        presets.PROFILES["tiny"], frames=3, height=32, width=32, steps=STEPS, sampler="dpmpp_2m"
+    )
     generator, parts = torch.Generator().manual_seed(0), meta_modules(small)
     for part in parts.values():
         for parameter in part.to_empty(device="cpu").parameters():
@@ -40,7 +42,8 @@ def files(pack, tmp_path_factory):
     for layer in (parts["vae"].quant_conv, parts["vae"].decoder.conv_out):
         layer.weight.data.mul_(5)  # random weights lose most of a frame
     base = UniVid(small, profile, info={}, **parts)
-    known = widened(base, "known_blend")
+    drawing = dataclasses.replace(profile, sampler="lcm")  # new noise in each step
+    known = widened(dataclasses.replace(base, profile=drawing), "known_blend")
     known.unet.input_blocks[0][0].weight.data[:, 4:] = 0.3 * randn(16, 5, 3, 3, seed=1)
     starts = {
         "expert": StartProfile(None, 0.8, None),
@@ -189,7 +192,8 @@ def test_tiles_of_the_network_are_the_librarys(loaded):
 def test_known_frames_for_any_sampler(loaded):
     from host_tests.both import run as sampled
     from univid_pack.nodes.known import UniVidKnownFrames
-    from univid_pack.univid import Clip, Source, generate
+    from univid_pack.univid import Clip, Sampling, Source, generate
+    from univid_pack.univid.guidance import Joint
     from univid_pack.univid.video import from_uint8
 
     model, vae, library = loaded["known"]
@@ -200,8 +204,9 @@ def test_known_frames_for_any_sampler(loaded):
     ).args
     out, _ = sampled(model, conds=(positive, negative), latent=latent, steps=STEPS)
     expected = generate(
-        library, PROMPT, source=Source(from_uint8(clip), known=(0, 2, 3)), seed=7, clip=Clip(4, 32, 32)
-    )
+        library, PROMPT, source=Source(from_uint8(clip), known=(0, 2, 3)), seed=7, clip=Clip(4, 32, 32),
+        sampling=Sampling(sampler="euler"), guidance=Joint(3.0),
+    )  # fmt: skip
     made = vae.decode(out[1:2])[0].permute(2, 0, 1) * 2 - 1
     assert (made - expected[0, :, 1].clamp(-1, 1)).abs().max() < 0.05
 

@@ -31,7 +31,7 @@ def model(path):
 
 
 @pytest.mark.parametrize("guidance", GUIDANCE)
-@pytest.mark.parametrize("sampler", ["euler", "ddim", "dpmpp_2m"])
+@pytest.mark.parametrize("sampler", ["euler", "ddim", "dpmpp_2m", "lcm"])
 def test_the_host_samples_what_the_library_samples(model, library, guidance, sampler):
     ours = run(model, guidance, sampler=sampler)[0]
     assert difference(ours, expected(library, guidance, sampler=sampler)) < 1e-4

@@ -17,9 +17,9 @@ from .towers import frozen_towers
 from .vae import frozen_vae
 from .variants import config_of
 
-# How the expert for known frames is sampled: windows of so many frames, of which half may be known; and in few
-# steps, as known frames say most (of 144 frames in between 92 % lay right in 6, 85 in 4, 88 in 8, and 83 in 8
-# under guidance of 1.5).
+# How the expert for known frames is sampled: windows of so many frames, of which half may be known; and in
+# few steps, as known frames say most (of 144 frames in between 92 % lay right in 6, 85 in 4, 88 in 8, and 83
+# in 8 under guidance of 1.5).
 EXPERT_FRAMES, EXPERT_STEPS = 24, 6
 
 
