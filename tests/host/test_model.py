@@ -62,7 +62,7 @@ def test_weights_of_zero_drop_branches_as_in_the_library(model, library, guidanc
 def test_an_interrupt_ends_a_run_before_the_next_step(model):
     import comfy.model_management as management
 
-    calls, expected = [], run(model)[0]
+    calls = []
 
     def counted(apply, given):
         calls.append(given)
@@ -75,7 +75,6 @@ def test_an_interrupt_ends_a_run_before_the_next_step(model):
     with pytest.raises(management.InterruptProcessingException):
         run(patched)
     assert len(calls) == 2
-    assert torch.equal(run(model)[0], expected)
     run(patched)
     assert len(calls) == 2 + 4
 

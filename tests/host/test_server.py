@@ -216,8 +216,9 @@ def test_the_plain_ksampler_runs(server):
     given = node["inputs"]
     node["class_type"] = "KSampler"
     node["inputs"] = {
-        **{key: given[key] for key in ("model", "positive", "negative", "seed", "steps", "sampler_name")},
-        "scheduler": given["scheduler"], "denoise": 1.0, "cfg": 3.0, "latent_image": given["latent"],
+        **{key: given[key] for key in ("model", "positive", "negative", "seed", "steps")},
+        "sampler_name": "lcm", "scheduler": "sgm_uniform", "denoise": 1.0, "cfg": 1.0,
+        "latent_image": given["latent"],
     }  # fmt: skip
     assert latents(server, good(server, queued)).shape == (12, 4, 8, 8)
 
