@@ -56,7 +56,8 @@ def test_own_towers_tell_what_is_shown(built_in):
     right = [captions.index(scene.still_caption) for _, scene in drawn]
     assert ((seen @ words.T).argmax(1) == torch.tensor(right)).float().mean() > 0.9  # of 72
     assert ((seen.roll(1, 0) @ words.T).argmax(1) == torch.tensor(right)).float().mean() < 0.2
-    assert torch.equal(towers.pictures(drawn[0][0])[0], towers.pictures(drawn[0][0][:1])[0])
+    together, alone = towers.pictures(drawn[0][0])[0], towers.pictures(drawn[0][0][:1])[0]
+    assert torch.allclose(together, alone, atol=1e-5)
 
 
 @pytest.fixture
