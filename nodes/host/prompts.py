@@ -35,9 +35,15 @@ def encode_dual(clip, clip_vision, prompt: str, negative: str, image: Tensor | N
         raise ValueError(
             f"expected 1 image, or one for each of {frames} frames, got {len(image)}; pick or repeat images."
         )
-    positive, negative = (_encode_prompt(clip, text, frames) for text in (prompt, negative))
-    has_text = any(key.prompt.strip() for key in travel.parse(prompt))
-    shown, hidden = {keys.HAS_IMAGE: image is not None, keys.HAS_TEXT: has_text}, {keys.HAS_IMAGE: False}
+    texts = (prompt, negative)
+    positive, negative = (_encode_prompt(clip, text, frames) for text in texts)
+    shown, hidden = (
+        {
+            keys.HAS_IMAGE: pictured,
+            keys.HAS_TEXT: any(key.prompt.strip() for key in travel.parse(text)),
+        }
+        for pictured, text in zip((image is not None, False), texts, strict=True)
+    )
     if clip_vision is not None:
         _check_pair(positive[0][0].shape[-1], clip_vision)
         if image is None:
