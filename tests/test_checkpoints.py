@@ -355,7 +355,7 @@ def test_describe(model, saved):
     text = describe(saved)
     total = sum(tensor.numel() for tensor in parameters(model).values())
     assert f"{total:,}" in text and "a test" in text and "float32" in text and "PSTAttn" in text
-    assert "sgm_uniform" in text and "unet.model_channels" in text
+    assert "lcm" in text and "sgm_uniform" in text and "unet.model_channels" in text
     with pytest.raises(ValueError, match="cannot be read"):
         describe("no such file")
 

@@ -83,13 +83,13 @@ def sample(
 
 def _sampler(model, name: str, eta: float, seed: int, latent: dict) -> comfy.samplers.KSAMPLER:
     """The host's, but for those whose noise in a step is the library's, so that both make the same clip."""
+    if name != "lcm" and not (name == "ddim" and eta):
+        return comfy.samplers.sampler_object(name)
     t, *shape = latent["samples"].shape
-    noise = StepNoise(seed, (max(latent.get("batch_index", [t - 1])) + 1, *shape))
-    if name == "ddim" and eta:
-        return ddim(eta, model.get_model_object("model_sampling"), noise)
+    noise = StepNoise(seed, (max(latent.get("batch_index") or [t - 1]) + 1, *shape))
     if name == "lcm":
         return lcm(noise, (t, *shape), model.load_device)
-    return comfy.samplers.sampler_object(name)
+    return ddim(eta, model.get_model_object("model_sampling"), noise)
 
 
 def preflight(model, samples: Tensor, guider: UniVidGuider) -> None:

@@ -1,4 +1,6 @@
-"""`python -m tests.host [pytest arguments]`: the pack's tests on every ComfyUI; the last line says which.
+"""`python -m tests.host [pytest arguments]`: the pack's tests on every ComfyUI.
+
+The last lines say on which, and which tests failed.
 
 HOSTS=ends leaves of several the newest and the oldest that the pack supports. Each has two processes, one
 of them for the long files; JOBS of all run at a time.
