@@ -12,33 +12,41 @@ export async function arrange({ name, graph, layout }) {
 
   app.loadApiJson(structuredClone(graph), name)
   await settle()
-  const byId = new Map(app.graph._nodes.map((node) => [String(node.id), node]))
-  const placed = layout.groups.flatMap((group) => group.columns.flat())
-  if (placed.length !== byId.size || placed.some((id) => !byId.has(id)))
-    throw new Error(`the layout places ${placed.sort()}, the graph has ${[...byId.keys()].sort()}`)
+  const byId = (id) => app.graph._nodes_by_id[id] // of the graph as it is now: it is loaded anew below
+  const placed = layout.groups.flatMap((group) => group.columns.flat()).sort()
+  const known = app.graph._nodes.map((node) => String(node.id)).sort()
+  if (placed.join() !== known.join()) throw new Error(`the layout places ${placed}, the graph has ${known}`)
 
-  // Sizes: first those that are wanted, which the frontend then lets grow to what the widgets need.
-  for (const { columns } of layout.groups)
-    for (const ids of columns) {
-      const width = Math.max(...ids.map((id) => layout.widths?.[id] ?? WIDTH))
-      for (const id of ids) {
-        const node = byId.get(id)
-        node.setSize([width, Math.max(node.computeSize()[1], layout.heights?.[id] ?? 0)])
-        if (layout.titles?.[id]) node.title = layout.titles[id]
-        if (layout.models?.[id]) node.properties.models = [layout.models[id]].flat()
-        if (node.type === 'UniVidEncodeDualPrompt') [node.color, node.bgcolor] = GREEN
-        if (node.title === 'Negative prompt') [node.color, node.bgcolor] = RED
-      }
-    }
+  for (const id of placed) {
+    const node = byId(id)
+    if (layout.titles?.[id]) node.title = layout.titles[id]
+    if (layout.models?.[id]) node.properties.models = [layout.models[id]].flat()
+    if (node.type === 'UniVidEncodeDualPrompt') [node.color, node.bgcolor] = GREEN
+    if (node.title === 'Negative prompt') [node.color, node.bgcolor] = RED
+  }
   const note = LiteGraph.createNode('MarkdownNote')
   note.title = 'About this workflow'
   app.graph.add(note)
   note.widgets[0].value = layout.note
   ;[note.color, note.bgcolor] = BLACK
 
+  // Each node as high as is wanted, or as `drawn` says that it is; a column is as wide as its widest.
+  function size(drawn = () => 0) {
+    for (const { columns } of layout.groups)
+      for (const ids of columns) {
+        const width = Math.max(...ids.map((id) => layout.widths?.[id] ?? WIDTH))
+        for (const id of ids) {
+          const node = byId(id)
+          node.setSize([width, Math.max(node.computeSize()[1], layout.heights?.[id] ?? 0, drawn(id))])
+        }
+      }
+  }
+  const element = (id) => document.querySelector(`[data-node-id="${id}"]`)
+  const height = (id) => Math.round(element(id).getBoundingClientRect().height / app.canvas.ds.scale) - TITLE
+
   function place() {
-    const heightOf = (ids) => ids.reduce((sum, id) => sum + byId.get(id).size[1] + TITLE + GAP, -GAP)
-    const widthOf = (ids) => byId.get(ids[0]).size[0]
+    const heightOf = (ids) => ids.reduce((sum, id) => sum + byId(id).size[1] + TITLE + GAP, -GAP)
+    const widthOf = (ids) => byId(ids[0]).size[0]
     const groups = layout.groups.map((group) => ({
       ...group,
       width: group.columns.reduce((sum, ids) => sum + widthOf(ids) + GAP, -GAP) + 2 * PAD,
@@ -46,9 +54,10 @@ export async function arrange({ name, graph, layout }) {
     }))
     const over = layout.note_over ?? 2
     const span = groups.slice(0, over).reduce((sum, group) => sum + group.width + BETWEEN, -BETWEEN)
-    note.setSize([span, note.size[1]])
-    note.pos = [0, TITLE]
-    const under = TITLE + note.size[1] + BETWEEN
+    const above = byId(note.id)
+    above.setSize([span, above.size[1]])
+    above.pos = [0, TITLE]
+    const under = TITLE + above.size[1] + BETWEEN
     let x = 0
     app.graph._groups.slice().forEach((group) => app.graph.remove(group))
     groups.forEach((group, index) => {
@@ -62,8 +71,8 @@ export async function arrange({ name, graph, layout }) {
       for (const ids of group.columns) {
         let y = top + GROUP_TITLE
         for (const id of ids) {
-          byId.get(id).pos = [left, y + TITLE]
-          y += byId.get(id).size[1] + TITLE + GAP
+          byId(id).pos = [left, y + TITLE]
+          y += byId(id).size[1] + TITLE + GAP
         }
         left += widthOf(ids) + GAP
       }
@@ -71,15 +80,22 @@ export async function arrange({ name, graph, layout }) {
     })
   }
 
+  async function show() { // what is out of sight is not measured
+    app.canvas.ds.scale = 0.4
+    app.canvas.ds.offset = [300, 300]
+    await settle()
+  }
+
   note.setSize([600, 60])
+  size()
   place()
-  app.canvas.ds.scale = 0.4 // what is out of sight is not measured
-  app.canvas.ds.offset = [300, 300]
-  await settle()
-  const text = document.querySelector(`[data-node-id="${note.id}"] .comfy-markdown-content`)
-  note.setSize([note.size[0], text.scrollHeight + SPARE])
+  await show()
+  note.setSize([note.size[0], element(note.id).querySelector('.comfy-markdown-content').scrollHeight + SPARE])
+  size() // once more: a graph without sizes is drawn higher at first, and the frontend lets it stay so
   place()
-  await settle()
+  await app.loadGraphData(app.graph.serialize())
+  await show()
+  size(height)
   place()
   return app.graph.serialize()
 }
