@@ -37,7 +37,7 @@ def seen(request, browser, known, host):
         {
             "do": "preview",
             "file": str(WORKFLOWS / "text_and_image_to_video.json"),
-            "widgets": {"steps": 12, "seed": 41 + list(LOOKS).index(look)},
+            "widgets": {"steps": 60, "seed": 41 + list(LOOKS).index(look)},
             "node": "UniVidPSTSampler",
             "shot": str(SHOTS / f"preview-{look}-{host.version}.png"),
         }
