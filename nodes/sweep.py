@@ -5,11 +5,13 @@ from comfy_api.latest import io
 from ..univid import curves
 from ..univid.guidance import Joint
 from ..univid.sheet import sweep_sheet
+from .guide import RAISE
 from .host.conditioning import with_weights
 from .host.decode import as_clip, as_image, decode, spread
 from .host.preview import picture_of
 from .host.progress import span
 from .host.sampling import sample
+from .host.steering import tell_what_steers
 from .sample import sampling_inputs
 from .weights import check_picture
 
@@ -61,6 +63,7 @@ class UniVidModalitySweep(io.ComfyNode):
         rows, columns = _numbers("text_weights", text_weights), _numbers("image_weights", image_weights)
         check_picture(positive, max(columns), "image_weights")
         guider, cells = Joint(guidance_scale), len(rows) * len(columns)
+        tell_what_steers(positive, RAISE, guider, negative)
         clips = []
         for number, (text, image) in enumerate((t, i) for t in rows for i in columns):
             weights = curves.modality_weights(curves.Weight(text), curves.Weight(image))

@@ -35,15 +35,9 @@ def encode_dual(clip, clip_vision, prompt: str, negative: str, image: Tensor | N
         raise ValueError(
             f"expected 1 image, or one for each of {frames} frames, got {len(image)}; pick or repeat images."
         )
-    texts = (prompt, negative)
-    positive, negative = (_encode_prompt(clip, text, frames) for text in texts)
-    shown, hidden = (
-        {
-            keys.HAS_IMAGE: pictured,
-            keys.HAS_TEXT: any(key.prompt.strip() for key in travel.parse(text)),
-        }
-        for pictured, text in zip((image is not None, False), texts, strict=True)
-    )
+    shown = {keys.HAS_IMAGE: image is not None, keys.HAS_TEXT: _says(prompt)}
+    hidden = {keys.HAS_IMAGE: False, keys.HAS_TEXT: _says(negative)}
+    positive, negative = (_encode_prompt(clip, text, frames) for text in (prompt, negative))
     if clip_vision is not None:
         _check_pair(positive[0][0].shape[-1], clip_vision)
         if image is None:
@@ -56,6 +50,10 @@ def encode_dual(clip, clip_vision, prompt: str, negative: str, image: Tensor | N
         shown[keys.IMAGE], hidden[keys.IMAGE] = tokens, torch.zeros_like(tokens)
     hidden[keys.WEIGHTS] = torch.tensor([[[1.0, 0.0]]])
     return keys.extended(positive, shown), keys.extended(negative, hidden)
+
+
+def _says(text: str) -> bool:
+    return any(key.prompt.strip() for key in travel.parse(text))
 
 
 def encode_image(clip_vision, images: Tensor) -> Tensor:

@@ -123,19 +123,22 @@ def test_a_clip_that_nothing_steers_is_told_once_on_the_node(server, name, value
 
 
 @pytest.mark.parametrize(
-    "values, told",
+    "name, values, told",
     [
-        ({"guidance_scale": 1.0}, True),
-        ({"guidance_scale": 1.5}, False),
-        ({"mode": "separate", "text_guidance": 1.0}, True),
-        ({"mode": "separate", "text_guidance": 1.5}, False),
+        ("text_to_video", {"guidance_scale": 1.0}, True),
+        ("text_to_video", {"guidance_scale": 1.5}, False),
+        ("text_to_video", {"mode": "separate", "text_guidance": 1.0}, True),
+        ("text_to_video", {"mode": "separate", "text_guidance": 1.5}, False),
+        ("modality_sweep", {"guidance_scale": 1.0, "text_weights": "1", "image_weights": "1"}, True),
+        ("modality_sweep", {"guidance_scale": 1.5, "text_weights": "1", "image_weights": "1"}, False),
     ],
 )
-def test_a_negative_prompt_that_has_no_say_is_told_on_the_node(server, values, told):
-    queued = graph(server, "text_to_video", seed=27, **values)
+def test_a_negative_prompt_that_has_no_say_is_told_on_the_node(server, name, values, told):
+    queued = graph(server, name, seed=27, **values)
     queued[queued.one("UniVidEncodeDualPrompt")]["inputs"]["negative"] = "a blue square"
     texts = told_on_nodes(queued, good(server, queued))
-    assert any(node == SAMPLER and "negative prompt no say" in text for node, text in texts) == told
+    sampling = SAMPLER if name == "text_to_video" else "UniVidModalitySweep"
+    assert any(node == sampling and "negative prompt no say" in text for node, text in texts) == told
 
 
 def test_control_acts_and_its_pictures_must_fit_the_clip(server):
