@@ -23,7 +23,14 @@ def seen(request, browser, known, host):
         pytest.skip(f"{host} is tested in the classic look alone")
     names = [name for name in NAMES if not missing_nodes(name, known)]
     SHOTS.mkdir(exist_ok=True)
-    tasks = [
+    preview = {  # first, on a page that is quick yet, of frames that are drawn long enough to be looked at
+        "do": "preview",
+        "file": str(WORKFLOWS / "text_and_image_to_video.json"),
+        "widgets": {"steps": 40, "width": 128, "height": 128, "seed": 41 + list(LOOKS).index(look)},
+        "node": "UniVidPSTSampler",
+        "shot": str(SHOTS / f"preview-{look}-{host.version}.png"),
+    }
+    workflows = [
         {
             "do": "workflow",
             "file": str(WORKFLOWS / f"{name}.json"),
@@ -33,16 +40,8 @@ def seen(request, browser, known, host):
         }
         for number, name in enumerate(names)  # by seeds of their own: what is cached shows nothing
     ]
-    tasks.append(
-        {
-            "do": "preview",
-            "file": str(WORKFLOWS / "text_and_image_to_video.json"),
-            "widgets": {"steps": 60, "seed": 41 + list(LOOKS).index(look)},
-            "node": "UniVidPSTSampler",
-            "shot": str(SHOTS / f"preview-{look}-{host.version}.png"),
-        }
-    )
-    return dict(zip([*names, "preview"], browser(look, tasks), strict=True))
+    seen = browser(look, [preview, *workflows])
+    return dict(zip(["preview", *names], seen, strict=True))
 
 
 def seeds(seed: int) -> dict:
