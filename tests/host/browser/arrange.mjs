@@ -80,21 +80,15 @@ export async function arrange({ name, graph, layout }) {
     })
   }
 
-  async function show() { // what is out of sight is not measured
-    app.canvas.ds.scale = 0.4
-    app.canvas.ds.offset = [300, 300]
-    await settle()
-  }
-
   note.setSize([600, 60])
   size()
   place()
-  await show()
-  note.setSize([note.size[0], element(note.id).querySelector('.comfy-markdown-content').scrollHeight + SPARE])
-  size() // once more: a graph without sizes is drawn higher at first, and the frontend lets it stay so
-  place()
-  await app.loadGraphData(app.graph.serialize())
-  await show()
+  await app.loadGraphData(app.graph.serialize()) // a graph without sizes is drawn higher, and nodes would stay so
+  app.canvas.ds.scale = 0.4 // what is out of sight is not measured
+  app.canvas.ds.offset = [300, 300]
+  await settle()
+  const text = element(note.id).querySelector('.comfy-markdown-content')
+  byId(note.id).setSize([note.size[0], text.scrollHeight + SPARE])
   size(height)
   place()
   return app.graph.serialize()
